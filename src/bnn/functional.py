@@ -1,0 +1,93 @@
+"""The mathematics of binarization: signs, their probabilities, and the gradients put in their place.
+
+`sign` and `stochastic_sign` say what the forward pass computes and have no useful gradient. A
+straight-through estimator says what the backward pass pretends instead. A quantizer is one of each:
+
+    identity_ste(w, sign(w))                BinaryConnect's weights
+    clipped_ste(x, sign(x))                 BinaryNet's activations
+
+Every function keeps the dtype, shape and device of its input, and there is no 0 among its signs.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["StraightThrough", "clipped_ste", "hard_sigmoid", "identity_ste", "sign", "stochastic_sign"]
+
+StraightThrough = Callable[[Tensor, Tensor], Tensor]
+"""A straight-through estimator: called with (x, value), it returns `value` and sends the gradient to `x`."""
+
+
+def hard_sigmoid(x: Tensor) -> Tensor:
+    """clip((x + 1) / 2, 0, 1): the probability of +1 under a latent weight x (BinaryConnect, eq. 3)."""
+    return ((x + 1) / 2).clamp(0, 1)
+
+
+def sign(x: Tensor) -> Tensor:
+    """+1 where x >= 0, else -1 (BinaryConnect, eq. 1). sign(0) = sign(-0.0) = +1: `torch.sign` has a 0 there.
+
+    A NaN has no sign and comes out as -1. Nothing reports it here, as that would cost a pass over the
+    data: training, freezing and packing look for NaN where values enter.
+    """
+    if torch.compiler.is_compiling():  # one operation once fused; `pack` finds it in an exported graph
+        return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+    return x.clone().ge_(0).mul_(2).sub_(1)  # the same; eager `where` with scalars takes 15 times as long
+
+
+def stochastic_sign(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """+1 with probability hard_sigmoid(x), else -1, each entry on its own (BinaryConnect, eq. 2).
+
+    The expected value is clip(x, -1, 1). Random numbers come from `generator`, which must live on x's
+    device, or else from PyTorch's global one.
+    """
+    # For u uniform in [-1, 1), P(u < x) = clip((x + 1) / 2, 0, 1): the hard sigmoid in one comparison.
+    # Drawn in float32 at least: bfloat16 has 8 bits, and its rounding would shift the probabilities.
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    uniform = torch.empty_like(x, dtype=dtype).uniform_(-1, 1, generator=generator)
+    return -sign(uniform - x).to(x.dtype)
+
+
+def identity_ste(x: Tensor, value: Tensor) -> Tensor:
+    """`value` forward; backward, the gradient goes to x unchanged: d/dx = 1 (BinaryConnect, algorithm 1)."""
+    return _IdentitySTE.apply(x, value)  # type: ignore[no-untyped-call]
+
+
+def clipped_ste(x: Tensor, value: Tensor) -> Tensor:
+    """`value` forward; backward, the gradient passes where |x| <= 1 and is 0 elsewhere (BinaryNet, eq. 4)."""
+    return _ClippedSTE.apply(x, value)  # type: ignore[no-untyped-call]
+
+
+class _IdentitySTE(torch.autograd.Function):
+    # `x + (value - x).detach()` is the customary one-liner; it rounds, so that +1 comes out as 0.99999994.
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: object, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+class _ClippedSTE(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        (x,) = ctx.saved_tensors
+        return gradient * (x.abs() <= 1), None

@@ -1,0 +1,478 @@
+"""What a packed model is made of: its input contract, ±1 weights one bit each, and the nodes of its graph.
+
+A node names its output value; its inputs are names of earlier nodes, or "input". Shapes are without the
+batch axis and as PyTorch's: (features,) or (channels, height, width). A value is of one of four kinds,
+which follow from the graph and are not stored:
+
+    input   what the caller gave: raw uint8 pixels, or float32
+    sign    ±1
+    int     integers: dot products of ±1 with ±1
+    float   everything else
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from math import prod
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnn import bits
+
+__all__ = [
+    "INPUT",
+    "NODES",
+    "Add",
+    "Affine",
+    "AvgPool2d",
+    "Concat",
+    "Conv2d",
+    "Flatten",
+    "Hardtanh",
+    "InputContract",
+    "Kind",
+    "Linear",
+    "MaxPool2d",
+    "Node",
+    "PReLU",
+    "PackedWeight",
+    "ReLU",
+    "Shape",
+    "Sign",
+    "Softmax",
+    "Threshold",
+    "check_shape",
+    "require",
+]
+
+Shape = tuple[int, ...]
+Pair = tuple[int, int]
+Padding = tuple[int, int, int, int]  # top, bottom, left, right
+Array = NDArray[Any]
+Kind = Literal["input", "sign", "int", "float"]
+
+INPUT = "input"
+MAX_ELEMENTS = 2**28  # of one value of one sample: indices fit 32 bits in every engine, and a hostile
+# file cannot ask for terabytes
+
+
+@dataclass(frozen=True, eq=False)
+class PackedWeight:
+    """A weight of ±1, one bit each: row i holds the signs of weight[i], flattened in PyTorch's order.
+
+    Attributes:
+        words: uint64, (rows, ceil(n / 64)) by the convention in `bnn.bits`.
+        shape: the weight's shape as PyTorch has it; rows = shape[0], n = the product of the others.
+    """
+
+    words: NDArray[np.uint64]
+    shape: Shape
+
+    def __post_init__(self) -> None:
+        require(
+            len(self.shape) >= 2 and all(size > 0 for size in self.shape), f"weight of shape {self.shape}"
+        )
+        expected = (self.shape[0], bits.words_per_row(self.n))
+        require(
+            self.words.dtype == np.uint64 and self.words.shape == expected,
+            f"a weight of shape {self.shape} takes uint64 words of shape {expected}, "
+            f"not {self.words.dtype} {self.words.shape}",
+        )
+        tail = self.n % bits.WORD_BITS
+        require(not tail or not np.any(self.words[:, -1] >> np.uint64(tail)), "padding bits are not 0")
+
+    @property
+    def n(self) -> int:
+        """Weights in a row."""
+        return prod(self.shape[1:])
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    @classmethod
+    def from_signs(cls, signs: Array) -> "PackedWeight":
+        """From an array of ±1 of the weight's shape."""
+        return cls(bits.pack(signs.reshape(signs.shape[0], -1)), signs.shape)
+
+    def signs(self) -> NDArray[np.int8]:
+        """±1, of the weight's shape."""
+        return bits.unpack(self.words, self.n).reshape(self.shape)
+
+
+Weight = PackedWeight | NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class InputContract:
+    """What the model takes, so that it travels with the model.
+
+    Two dtypes are accepted: float32 is taken as it is (already normalised), uint8 as raw pixels, which
+    become (pixel / 255 - mean) / std for each channel.
+
+    Attributes:
+        shape: of one sample, (channels, height, width) or (features,).
+        mean, std: for each channel, in units of pixel / 255; one entry for all is enough, and is the
+            rule for a (features,) input. Empty: the model has no raw form and takes float32 only.
+        labels: class names, by index; may be empty.
+    """
+
+    shape: Shape
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(len(self.shape) in (1, 3), f"input shape {self.shape} is neither (n,) nor (c, h, w)")
+        check_shape("input", self.shape)
+        require(len(self.mean) == len(self.std), "mean and std differ in length")
+        require(
+            len(self.mean) in {0, 1, self.channels}, f"{len(self.mean)} means for {self.channels} channels"
+        )
+        require(bool(np.isfinite([*self.mean, *self.std]).all()), "mean and std must be finite")
+        require(all(s > 0 for s in self.std), f"std must be positive, not {self.std}")
+
+    @property
+    def channels(self) -> int:
+        return self.shape[0] if len(self.shape) == 3 else 1
+
+
+# --- nodes ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Node:
+    """One operation. Subclasses add its fields and say what it takes and gives."""
+
+    name: str
+    inputs: tuple[str, ...]
+
+    arity: ClassVar[int | None] = 1  # None: two or more
+
+    def check(self) -> None:
+        """Raises ValueError if the fields do not fit each other."""
+
+    def shape(self, *inputs: Shape) -> Shape:
+        """The output's shape; raises ValueError if these inputs do not fit."""
+        return inputs[0]
+
+    def kind(self, *inputs: Kind) -> Kind:
+        """The output's kind; raises ValueError if these inputs do not fit."""
+        return "float"
+
+    def arrays(self) -> Iterator[Array]:
+        """Every array the node holds."""
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, PackedWeight):
+                yield value.words
+            elif isinstance(value, np.ndarray):
+                yield value
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays())
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Product(Node):
+    """What Linear and Conv2d share: y = scale * (weight · x) + shift, for each output channel.
+
+    `scale` and `shift` come both or not at all. Their dtype is that of the result: float64 where only
+    a sign is taken of it, so that this sign is the float64 network's. Without them, ±1 weights on ±1
+    inputs give integers.
+    """
+
+    weight: Weight
+    scale: Array | None = None
+    shift: Array | None = None
+
+    def check(self) -> None:
+        if not isinstance(self.weight, PackedWeight):
+            _check_floats(self, "weight", self.weight, self.weight.shape, ("float32",))
+        require((self.scale is None) == (self.shift is None), "scale and shift come together")
+        if self.scale is not None and self.shift is not None:
+            _check_floats(self, "scale", self.scale, (self.out_channels,), ("float32", "float64"))
+            _check_floats(self, "shift", self.shift, (self.out_channels,), (str(self.scale.dtype),))
+
+    @property
+    def out_channels(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def is_packed(self) -> bool:
+        return isinstance(self.weight, PackedWeight)
+
+    def kind(self, *inputs: Kind) -> Kind:
+        return "int" if inputs[0] == "sign" and self.is_packed and self.scale is None else "float"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Linear(_Product):
+    """Fully connected; weight (out, in)."""
+
+    def check(self) -> None:
+        require(len(self.weight.shape) == 2, f"weight of shape {self.weight.shape} is not (out, in)")
+        super().check()
+
+    def shape(self, *inputs: Shape) -> Shape:
+        out, n = self.weight.shape
+        require(inputs[0] == (n,), f"takes ({n},), got {inputs[0]}")
+        return (out,)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Conv2d(_Product):
+    """2-D convolution (cross-correlation, as PyTorch's); weight (out, in / groups, kh, kw).
+
+    Around the input lie `padding` rows and columns (top, bottom, left, right) of `pad_value`: 0, or ±1
+    so that a ±1 input stays one.
+    """
+
+    stride: Pair = (1, 1)
+    padding: Padding = (0, 0, 0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    pad_value: float = 0.0
+
+    def check(self) -> None:
+        require(len(self.weight.shape) == 4, f"weight of shape {self.weight.shape} is not (out, in, kh, kw)")
+        super().check()
+        require(all(v >= 1 for v in (*self.stride, *self.dilation, self.groups)), "sizes must be positive")
+        require(all(v >= 0 for v in self.padding), f"negative padding {self.padding}")
+        require(self.out_channels % self.groups == 0, f"{self.out_channels} channels in {self.groups} groups")
+        require(bool(np.isfinite(self.pad_value)), "pad_value must be finite")
+
+    def shape(self, *inputs: Shape) -> Shape:
+        channels = self.weight.shape[1] * self.groups
+        require(
+            len(inputs[0]) == 3 and inputs[0][0] == channels, f"takes ({channels}, h, w), got {inputs[0]}"
+        )
+        window = _window(inputs[0], self.weight.shape[2:], self.stride, self.padding, self.dilation)
+        return (self.out_channels, *window)
+
+    def kind(self, *inputs: Kind) -> Kind:
+        exact = self.pad_value in (-1, 0, 1) or not any(self.padding)
+        return super().kind(*inputs) if exact else "float"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Affine(Node):
+    """y = scale * x + shift for each channel: a batch norm that folds into no layer before it."""
+
+    scale: Array
+    shift: Array
+
+    def check(self) -> None:
+        _check_floats(self, "scale", self.scale, (self.scale.size,), ("float32", "float64"))
+        _check_floats(self, "shift", self.shift, self.scale.shape, (str(self.scale.dtype),))
+
+    def shape(self, *inputs: Shape) -> Shape:
+        _check_channels(self.scale.size, inputs[0])
+        return inputs[0]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Threshold(Node):
+    """Batch norm and sign of an integer as one comparison: +1 where (x >= threshold) != flip, else -1.
+
+    threshold: int32, (channels,). flip: bool, (channels,), true where the batch norm's factor is negative.
+    """
+
+    threshold: NDArray[np.int32]
+    flip: NDArray[np.bool_]
+
+    def check(self) -> None:
+        require(self.threshold.dtype == np.int32 and self.threshold.ndim == 1, "threshold must be int32, 1-d")
+        require(self.flip.dtype == np.bool_ and self.flip.shape == self.threshold.shape, "flip must be bool")
+        require(bool((self.flip.view(np.uint8) <= 1).all()), "flip holds bytes other than 0 and 1")
+
+    def shape(self, *inputs: Shape) -> Shape:
+        _check_channels(self.threshold.size, inputs[0])
+        return inputs[0]
+
+    def kind(self, *inputs: Kind) -> Kind:
+        require(inputs[0] == "int", f"takes integers, got {inputs[0]}")
+        return "sign"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sign(Node):
+    """+1 where x >= 0, else -1."""
+
+    def kind(self, *inputs: Kind) -> Kind:
+        return "sign"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ReLU(Node):
+    """max(x, 0)."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PReLU(Node):
+    """x where x >= 0, else slope * x; slope: float32, (channels,) or (1,)."""
+
+    slope: NDArray[np.float32]
+
+    def check(self) -> None:
+        _check_floats(self, "slope", self.slope, (self.slope.size,), ("float32",))
+
+    def shape(self, *inputs: Shape) -> Shape:
+        if self.slope.size != 1:
+            _check_channels(self.slope.size, inputs[0])
+        return inputs[0]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Hardtanh(Node):
+    """min(max(x, low), high): hardtanh, ReLU6, clamp."""
+
+    low: float = -1.0
+    high: float = 1.0
+
+    def check(self) -> None:
+        require(self.low <= self.high, f"low {self.low} above high {self.high}")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Pool2d(Node):
+    kernel: Pair
+    stride: Pair
+    padding: Padding = (0, 0, 0, 0)
+
+    def check(self) -> None:
+        require(all(v >= 1 for v in (*self.kernel, *self.stride)), "sizes must be positive")
+        require(all(v >= 0 for v in self.padding), f"negative padding {self.padding}")
+
+    def shape(self, *inputs: Shape) -> Shape:
+        require(len(inputs[0]) == 3, f"takes (c, h, w), got {inputs[0]}")
+        return (inputs[0][0], *_window(inputs[0], self.kernel, self.stride, self.padding, (1, 1)))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MaxPool2d(_Pool2d):
+    """The largest value in each window; padding never wins, and no window lies in padding alone."""
+
+    def check(self) -> None:
+        super().check()
+        (kh, kw), (top, bottom, left, right) = self.kernel, self.padding
+        require(max(top, bottom) < kh and max(left, right) < kw, "padding as large as the window")
+
+    def kind(self, *inputs: Kind) -> Kind:
+        return "float" if inputs[0] == "input" else inputs[0]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AvgPool2d(_Pool2d):
+    """The mean of each window, over the window's size if `count_padding`, else over what lies inside.
+
+    Global average pooling is the window as large as the image.
+    """
+
+    count_padding: bool = True
+
+    def check(self) -> None:
+        super().check()
+        (kh, kw), (top, bottom, left, right) = self.kernel, self.padding
+        require(max(top, bottom) < kh and max(left, right) < kw, "padding as large as the window")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Add(Node):
+    """The sum of two or more values of one shape."""
+
+    arity = None
+
+    def shape(self, *inputs: Shape) -> Shape:
+        require(len(set(inputs)) == 1, f"takes one shape, got {inputs}")
+        return inputs[0]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Concat(Node):
+    """Two or more values side by side along the channels (the first axis after the batch)."""
+
+    arity = None
+
+    def shape(self, *inputs: Shape) -> Shape:
+        require(len({shape[1:] for shape in inputs}) == 1, f"shapes {inputs} differ beyond the channels")
+        return (sum(shape[0] for shape in inputs), *inputs[0][1:])
+
+    def kind(self, *inputs: Kind) -> Kind:
+        return "sign" if set(inputs) == {"sign"} else "float"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Flatten(Node):
+    """(c, h, w) to (c * h * w,)."""
+
+    def shape(self, *inputs: Shape) -> Shape:
+        return (prod(inputs[0]),)
+
+    def kind(self, *inputs: Kind) -> Kind:
+        return inputs[0]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Softmax(Node):
+    """exp(x) / sum(exp(x)) over the classes."""
+
+    def shape(self, *inputs: Shape) -> Shape:
+        require(len(inputs[0]) == 1, f"takes (classes,), got {inputs[0]}")
+        return inputs[0]
+
+
+NODES: dict[str, type[Node]] = {
+    cls.__name__: cls
+    for cls in (
+        Linear,
+        Conv2d,
+        Affine,
+        Threshold,
+        Sign,
+        ReLU,
+        PReLU,
+        Hardtanh,
+        MaxPool2d,
+        AvgPool2d,
+        Add,
+        Concat,
+        Flatten,
+        Softmax,
+    )
+}
+"""Every operation, by the name it has in a file."""
+
+
+# --- checks -----------------------------------------------------------------------------------------------
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def check_shape(what: str, shape: Shape) -> None:
+    require(all(size >= 1 for size in shape), f"{what} has shape {shape}")
+    require(prod(shape) <= MAX_ELEMENTS, f"{what} of shape {shape} has more than {MAX_ELEMENTS} entries")
+
+
+def _check_channels(channels: int, shape: Shape) -> None:
+    require(shape[0] == channels, f"takes {channels} channels, got shape {shape}")
+
+
+def _check_floats(node: Node, name: str, array: Array, shape: Shape, dtypes: tuple[str, ...]) -> None:
+    require(str(array.dtype) in dtypes, f"{name} is {array.dtype}, not {' or '.join(dtypes)}")
+    require(array.shape == shape, f"{name} has shape {array.shape}, not {shape}")
+    require(array.size > 0, f"{name} is empty")
+    require(bool(np.isfinite(array).all()), f"{name} holds NaN or infinity")
+
+
+def _window(shape: Shape, kernel: Shape, stride: Pair, padding: Padding, dilation: Pair) -> Pair:
+    top, bottom, left, right = padding
+    height = (shape[1] + top + bottom - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
+    width = (shape[2] + left + right - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
+    require(height >= 1 and width >= 1, f"its window is larger than the padded input {shape}")
+    return height, width

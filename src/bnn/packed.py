@@ -1,0 +1,87 @@
+"""PackedModel, the hub: training ends in one, and the runtime and every exporter start from one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bnn import serialization
+from bnn.nodes import INPUT, InputContract, Kind, Node, Shape, check_shape, require
+from bnn.serialization import FormatError
+
+__all__ = ["PackedModel"]
+
+
+@dataclass(frozen=True, eq=False)
+class PackedModel:
+    """A frozen network as a graph of numpy arrays, its ±1 weights one bit each.
+
+    Everything is checked when a model is made, so whoever holds one need not check again.
+
+    Attributes:
+        input: what the model takes.
+        nodes: in topological order; the last one is the output.
+        about: strings on where the model comes from ("weights": "sign", "data": "mnist", ...).
+        shapes, kinds: of every value, by name; computed.
+
+    Raises:
+        ValueError: the graph is not sound; the message names the node.
+    """
+
+    input: InputContract
+    nodes: tuple[Node, ...]
+    about: Mapping[str, str] = field(default_factory=dict)
+    shapes: Mapping[str, Shape] = field(init=False)
+    kinds: Mapping[str, Kind] = field(init=False)
+
+    def __post_init__(self) -> None:
+        require(len(self.nodes) > 0, "a model needs at least one node")
+        shapes: dict[str, Shape] = {INPUT: self.input.shape}
+        kinds: dict[str, Kind] = {INPUT: "input"}
+        for node in self.nodes:
+            try:
+                require(node.name not in shapes, "the name is taken")
+                missing = [name for name in node.inputs if name not in shapes]
+                require(not missing, f"no earlier node is named {missing[:1]}")
+                fits = len(node.inputs) >= 2 if node.arity is None else len(node.inputs) == node.arity
+                require(fits, f"has {len(node.inputs)} inputs")
+                node.check()
+                shapes[node.name] = node.shape(*(shapes[name] for name in node.inputs))
+                kinds[node.name] = node.kind(*(kinds[name] for name in node.inputs))
+                check_shape("its output", shapes[node.name])
+            except ValueError as error:
+                raise ValueError(f"node {node.name!r} ({type(node).__name__}): {error}") from error
+        labels, out = self.input.labels, shapes[self.nodes[-1].name]
+        require(not labels or (len(labels),) == out, f"{len(labels)} labels for an output of shape {out}")
+        object.__setattr__(self, "shapes", shapes)
+        object.__setattr__(self, "kinds", kinds)
+
+    @property
+    def output(self) -> Node:
+        return self.nodes[-1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays: the file without its header."""
+        return sum(node.nbytes for node in self.nodes)
+
+    def save(self, path: str | Path) -> None:
+        """Writes a .bnn file, whole or not at all. The same model gives the same bytes.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        serialization.save(path, self.input, self.nodes, self.about)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "PackedModel":
+        """Reads a .bnn file, which may come from anywhere: everything is checked before use.
+
+        Raises:
+            FormatError: it is no sound .bnn file.
+            OSError: it cannot be read.
+        """
+        contract, nodes, about = serialization.load(path)
+        try:
+            return cls(contract, nodes, about)
+        except ValueError as error:
+            raise FormatError(f"{path}: {error}") from error

@@ -1,0 +1,251 @@
+"""The oracle: a PackedModel in plain numpy. Slow and simple; every other engine must agree with it.
+
+Products of integers (±1 with ±1, or ±1 with uint8 pixels) are exact: they are computed in floating
+point, by numpy's fast matrix product, in a dtype that holds every integer up to their largest sum.
+(`bnn.bits.dot` is the same by xor and population count.) Values of kind float are float32, or float64
+where a node's scale is.
+"""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from bnn.nodes import (
+    INPUT,
+    Add,
+    Affine,
+    AvgPool2d,
+    Concat,
+    Conv2d,
+    Flatten,
+    Hardtanh,
+    Linear,
+    MaxPool2d,
+    Node,
+    PackedWeight,
+    PReLU,
+    ReLU,
+    Sign,
+    Softmax,
+    Threshold,
+)
+from bnn.packed import PackedModel
+
+__all__ = ["run"]
+
+Array = NDArray[Any]
+
+
+def run(model: PackedModel, x: Array) -> NDArray[np.float32]:
+    """The model's output for a batch.
+
+    Args:
+        model: the packed model.
+        x: (batch, *model.input.shape), uint8 raw pixels or float32 normalised values; not checked here.
+
+    Returns:
+        float32, (batch, *output shape).
+    """
+    out = np.empty((len(x), *model.shapes[model.output.name]), dtype=np.float32)
+    step = _batch_that_fits(model)
+    for start in range(0, len(x), step):
+        out[start : start + step] = _run(model, x[start : start + step])
+    return out
+
+
+def _batch_that_fits(model: PackedModel) -> int:
+    """Samples at a time, so that no array has much more than 2^25 entries."""
+    largest = max(prod(shape) for shape in model.shapes.values())
+    for node in model.nodes:
+        if isinstance(node, Conv2d):
+            places = prod(model.shapes[node.name][1:])
+            largest = max(largest, places * node.groups * prod(node.weight.shape[1:]))
+    return max(1, 2**25 // largest)
+
+
+def _run(model: PackedModel, x: Array) -> Array:
+    values: dict[str, Array] = {INPUT: x}
+    last_use = {name: node for node in model.nodes for name in node.inputs}
+    for node in model.nodes:
+        inputs = [values[name] for name in node.inputs]
+        if inputs[0].dtype == np.uint8 and isinstance(node, Linear | Conv2d) and node.is_packed:
+            y = _product_of_pixels(node, inputs[0], *_per_entry(model, inputs[0]))
+        else:
+            if not isinstance(node, Flatten):  # which leaves raw pixels raw
+                inputs = [_normalise(v, *_per_entry(model, v)) if v.dtype == np.uint8 else v for v in inputs]
+            y = OPERATIONS[type(node)](node, *inputs)
+        values[node.name] = y
+        for name in {name for name in node.inputs if last_use[name] is node}:
+            del values[name]  # nothing reads it any more
+    return values[model.output.name]
+
+
+# --- raw pixels -------------------------------------------------------------------------------------------
+
+
+def _per_entry(model: PackedModel, x: Array) -> tuple[Array, Array]:
+    """mean and std of the contract for each index of x's first axis after the batch.
+
+    After Flatten, that axis runs over pixels, channel by channel.
+    """
+    mean, std = np.array(model.input.mean), np.array(model.input.std)
+    return np.repeat(mean, x.shape[1] // mean.size), np.repeat(std, x.shape[1] // std.size)
+
+
+def _normalise(x: Array, mean: Array, std: Array) -> Array:
+    return ((x / 255.0 - _channels(mean, x)) / _channels(std, x)).astype(np.float32)
+
+
+def _product_of_pixels(node: Linear | Conv2d, x: Array, mean: Array, std: Array) -> Array:
+    """weight · (x / 255 - mean) / std, from exact integer sums: one for each group of equal normalisation.
+
+    weight · x_normalised = sum over channels c of (weight · x_c) / (255 std_c) - weight · (mean_c / std_c)
+
+    The last term is the same for all images, but not for all places: zero padding lies in the normalised
+    image, so at the border fewer means are taken off. It is computed as the product with the image of a
+    raw 0 everywhere.
+    """
+    zero = np.broadcast_to(_channels(-mean / std, x), (1, *x.shape[1:]))
+    total = _product(node, zero, np.dtype(np.float64))
+    for value in np.unique(std):
+        same = _channels(std == value, x)
+        total = total + _product(node, np.where(same, x, 0), np.dtype(np.float64), raw=True) / (255 * value)
+    return _scale_and_shift(node, total, np.dtype(np.float32) if node.scale is None else node.scale.dtype)
+
+
+# --- products ---------------------------------------------------------------------------------------------
+
+
+def _linear_or_conv(node: Linear | Conv2d, x: Array) -> Array:
+    dtype = np.dtype(np.float32) if node.scale is None else node.scale.dtype
+    return _scale_and_shift(node, _product(node, x, dtype), dtype)
+
+
+def _scale_and_shift(node: Linear | Conv2d, y: Array, dtype: np.dtype[Any]) -> Array:
+    if node.scale is not None and node.shift is not None:
+        y = y * _channels(node.scale, y) + _channels(node.shift, y)
+    return y.astype(dtype, copy=False)
+
+
+def _product(node: Linear | Conv2d, x: Array, dtype: np.dtype[Any], raw: bool = False) -> Array:
+    """weight · x, without scale and shift. `raw`: x are pixels, and the padding around them adds nothing."""
+    weight = node.weight.signs() if isinstance(node.weight, PackedWeight) else node.weight
+    if isinstance(node, Conv2d):
+        patches = _patches(node, x, 0 if raw else node.pad_value)  # (batch, groups, places, n)
+        rows = weight.reshape(node.groups, -1, patches.shape[-1])  # (groups, out / groups, n)
+        y = patches.astype(dtype) @ rows.swapaxes(1, 2).astype(dtype)  # (batch, groups, places, out / groups)
+        height, width = node.shape(x.shape[1:])[1:]
+        return y.swapaxes(2, 3).reshape(len(x), node.out_channels, height, width)
+    return x.astype(dtype) @ weight.T.astype(dtype)
+
+
+def _patches(node: Conv2d, x: Array, pad_value: float) -> Array:
+    """What the kernel sees at each place: (batch, groups, places, in / groups * kh * kw)."""
+    _, per_group, kh, kw = node.weight.shape
+    windows = _windows(x, (kh, kw), node.stride, node.padding, node.dilation, pad_value)
+    batch, _, height, width, _, _ = windows.shape
+    grouped = windows.reshape(batch, node.groups, per_group, height, width, kh, kw)
+    return grouped.transpose(0, 1, 3, 4, 2, 5, 6).reshape(
+        batch, node.groups, height * width, per_group * kh * kw
+    )
+
+
+def _windows(
+    x: Array,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    pad_value: float,
+) -> Array:
+    """A view (batch, channels, height, width, kh, kw) of the windows of a padded image."""
+    top, bottom, left, right = padding
+    if any(padding):
+        x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=pad_value)
+    span = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
+    windows = sliding_window_view(x, span, axis=(2, 3))
+    return windows[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
+
+
+# --- everything else --------------------------------------------------------------------------------------
+
+
+def _channels(values: Array, x: Array) -> Array:
+    """One value a channel, shaped to broadcast over x, (batch, channels, ...)."""
+    return values.reshape(-1, *[1] * (x.ndim - 2))
+
+
+def _affine(node: Affine, x: Array) -> Array:
+    return (x * _channels(node.scale, x) + _channels(node.shift, x)).astype(node.scale.dtype)
+
+
+def _threshold(node: Threshold, x: Array) -> Array:
+    at_least = x >= _channels(node.threshold, x)
+    return np.where(at_least != _channels(node.flip, x), np.float32(1), np.float32(-1))
+
+
+def _sign(node: Sign, x: Array) -> Array:
+    return np.where(x >= 0, np.float32(1), np.float32(-1))
+
+
+def _relu(node: ReLU, x: Array) -> Array:
+    return np.maximum(x, 0)
+
+
+def _prelu(node: PReLU, x: Array) -> Array:
+    return np.where(x >= 0, x, _channels(node.slope, x) * x)
+
+
+def _hardtanh(node: Hardtanh, x: Array) -> Array:
+    return x.clip(node.low, node.high)
+
+
+def _max_pool(node: MaxPool2d, x: Array) -> Array:
+    return _windows(x, node.kernel, node.stride, node.padding, (1, 1), -np.inf).max(axis=(4, 5))
+
+
+def _avg_pool(node: AvgPool2d, x: Array) -> Array:
+    sums = _windows(x, node.kernel, node.stride, node.padding, (1, 1), 0).sum(axis=(4, 5))
+    if node.count_padding:
+        return sums / np.float32(node.kernel[0] * node.kernel[1])
+    inside = _windows(np.ones_like(x[:1]), node.kernel, node.stride, node.padding, (1, 1), 0)
+    return sums / inside.sum(axis=(4, 5))
+
+
+def _add(node: Add, *x: Array) -> Array:
+    return sum(x[1:], start=x[0])
+
+
+def _concat(node: Concat, *x: Array) -> Array:
+    return np.concatenate(x, axis=1)
+
+
+def _flatten(node: Flatten, x: Array) -> Array:
+    return x.reshape(len(x), prod(x.shape[1:]))
+
+
+def _softmax(node: Softmax, x: Array) -> Array:
+    e = np.exp(x - x.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+OPERATIONS: dict[type[Node], Callable[..., Array]] = {
+    Linear: _linear_or_conv,
+    Conv2d: _linear_or_conv,
+    Affine: _affine,
+    Threshold: _threshold,
+    Sign: _sign,
+    ReLU: _relu,
+    PReLU: _prelu,
+    Hardtanh: _hardtanh,
+    MaxPool2d: _max_pool,
+    AvgPool2d: _avg_pool,
+    Add: _add,
+    Concat: _concat,
+    Flatten: _flatten,
+    Softmax: _softmax,
+}

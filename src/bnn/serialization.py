@@ -1,0 +1,210 @@
+"""The .bnn file: a safetensors file whose metadata has one key, `bnn`, with the graph as canonical JSON.
+
+    {"about": {...}, "format": 1, "input": {"labels": [...], "mean": [...], "shape": [...], "std": [...]},
+     "nodes": [{"op": "Linear", "name": "fc1", "inputs": ["input"],
+                "weight": {"bits": "fc1.weight", "shape": [1024, 784]},
+                "scale": {"tensor": "fc1.scale"}, "shift": {"tensor": "fc1.shift"}}, ...]}
+
+Keys are sorted and there is no white space, so the same model gives the same bytes. There is one metadata
+key because the safetensors library writes several in random order.
+
+A file may come from anywhere. Reading one checks the container (twice: here for what the library lets
+pass, such as a key given two times, then by the library), the JSON against the fields of each node, and
+that every tensor is used exactly once; `PackedModel` then checks the graph.
+"""
+
+import json
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from math import isfinite
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from bnn.files import write_atomically
+from bnn.nodes import NODES, InputContract, Node, PackedWeight
+
+__all__ = ["FORMAT", "FormatError", "load", "save"]
+
+FORMAT = 1
+"""Version of the format. A reader refuses any other."""
+
+Tensors = dict[str, NDArray[Any]]
+Contents = tuple[InputContract, tuple[Node, ...], dict[str, str]]
+
+
+class FormatError(ValueError):
+    """A file is not a sound .bnn file. The message is one line: the file and what is wrong with it."""
+
+
+def save(
+    path: str | Path, contract: InputContract, nodes: tuple[Node, ...], about: Mapping[str, str]
+) -> None:
+    """Writes a .bnn file, whole or not at all. Raises OSError if it cannot."""
+    tensors: Tensors = {}
+    graph = {
+        "format": FORMAT,
+        "input": _encode_fields(contract, "input", tensors),
+        "nodes": [{"op": type(node).__name__} | _encode_fields(node, node.name, tensors) for node in nodes],
+        "about": dict(about),
+    }
+    text = json.dumps(graph, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    write_atomically(path, safetensors.numpy.save(tensors, metadata={"bnn": text}))
+
+
+def load(path: str | Path) -> Contents:
+    """Reads a .bnn file.
+
+    Raises:
+        FormatError: it is truncated, altered, of another version, or no .bnn file at all.
+        OSError: it cannot be read.
+    """
+    content = Path(path).read_bytes()
+    try:
+        graph = _read_graph(content)
+        tensors = safetensors.numpy.load(content)
+        return _decode_graph(graph, tensors)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from error
+    except (safetensors.SafetensorError, ValueError, KeyError, OverflowError) as error:
+        raise FormatError(f"{path}: not a sound .bnn file ({error})") from error
+
+
+# --- the container ----------------------------------------------------------------------------------------
+
+
+def _read_graph(content: bytes) -> dict[str, Any]:
+    if len(content) < 8:
+        raise FormatError(f"not a .bnn file: only {len(content)} bytes")
+    length = int.from_bytes(content[:8], "little")
+    if length > len(content) - 8:
+        raise FormatError(
+            f"truncated, or no .bnn file: a header of {length} bytes in a file of {len(content)}"
+        )
+    header = _parse(content[8 : 8 + length], "header")
+    metadata = header.get("__metadata__")
+    if not isinstance(metadata, dict) or set(metadata) != {"bnn"} or not isinstance(metadata["bnn"], str):
+        raise FormatError("a safetensors file, but not a .bnn file: its metadata is not the one key 'bnn'")
+    graph = _parse(metadata["bnn"].encode(), "graph")
+    if graph.get("format") != FORMAT:
+        raise FormatError(f"format version {graph.get('format')!r}; this release reads version {FORMAT}")
+    return graph
+
+
+def _parse(text: bytes, what: str) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            raise FormatError(f"the {what} has a key twice")
+        return result
+
+    try:
+        parsed = json.loads(text, object_pairs_hook=unique)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise FormatError(f"the {what} is not JSON ({error})") from error
+    if not isinstance(parsed, dict):
+        raise FormatError(f"the {what} is not a JSON object")
+    return parsed
+
+
+# --- the graph --------------------------------------------------------------------------------------------
+
+
+def _encode_fields(item: Any, prefix: str, tensors: Tensors) -> dict[str, Any]:
+    return {f.name: _encode(getattr(item, f.name), f"{prefix}.{f.name}", tensors) for f in fields(item)}
+
+
+def _encode(value: Any, name: str, tensors: Tensors) -> Any:
+    match value:
+        case PackedWeight():
+            tensors[name] = np.ascontiguousarray(value.words)
+            return {"bits": name, "shape": list(value.shape)}
+        case np.ndarray():
+            tensors[name] = np.ascontiguousarray(value)
+            return {"tensor": name}
+        case tuple():
+            return list(value)
+        case _:
+            return value
+
+
+def _decode_graph(graph: dict[str, Any], tensors: Tensors) -> Contents:
+    if set(graph) != {"format", "input", "nodes", "about"}:
+        raise FormatError(f"the graph's keys are {sorted(graph)}")
+    unused = dict(tensors)
+    about = graph["about"]
+    if not isinstance(about, dict) or not all(isinstance(v, str) for v in about.values()):
+        raise FormatError("'about' does not map strings to strings")
+    contract = _decode_fields(InputContract, graph["input"], "input", unused)
+    if not isinstance(graph["nodes"], list):
+        raise FormatError("'nodes' is not a list")
+    nodes = []
+    for index, entry in enumerate(graph["nodes"]):
+        if not isinstance(entry, dict) or not isinstance(entry.get("op"), str) or entry["op"] not in NODES:
+            raise FormatError(f"node {index} has no operation that this release knows")
+        arguments = {key: value for key, value in entry.items() if key != "op"}
+        nodes.append(_decode_fields(NODES[entry["op"]], arguments, f"node {index}", unused))
+    if unused:
+        raise FormatError(f"tensor {min(unused)!r} belongs to no node")
+    return contract, tuple(nodes), about
+
+
+def _decode_fields(cls: type[Any], entry: Any, where: str, tensors: Tensors) -> Any:
+    if not isinstance(entry, dict):
+        raise FormatError(f"{where} is not an object")
+    hints = {f.name: get_type_hints(cls)[f.name] for f in fields(cls)}
+    unknown = sorted(set(entry) - set(hints))
+    missing = [f.name for f in fields(cls) if f.name not in entry and f.default is MISSING]
+    if unknown or missing:
+        problem = f"has an unknown field {unknown[0]!r}" if unknown else f"lacks {missing[0]!r}"
+        raise FormatError(f"{where} {problem}")
+    try:
+        return cls(**{key: _decode(value, hints[key], tensors) for key, value in entry.items()})
+    except FormatError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise FormatError(f"{where}: {error}") from error
+
+
+def _decode(value: Any, hint: Any, tensors: Tensors) -> Any:
+    """`value`, from JSON, as the type that a node's field is annotated with."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        if PackedWeight in arguments and isinstance(value, dict) and "bits" in value:
+            return _decode(value, PackedWeight, tensors)
+        rest = [a for a in arguments if a not in (type(None), PackedWeight)]
+        return _decode(value, rest[0], tensors)
+    if hint is PackedWeight:
+        if not isinstance(value, dict) or set(value) != {"bits", "shape"}:
+            raise FormatError("a packed weight is not {bits, shape}")
+        return PackedWeight(_take(value["bits"], tensors), _decode(value["shape"], tuple[int, ...], tensors))
+    if origin is np.ndarray:
+        if not isinstance(value, dict) or set(value) != {"tensor"}:
+            raise FormatError("an array is not {tensor}")
+        return _take(value["tensor"], tensors)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise FormatError(f"{value!r:.40} is not a list")
+        if arguments[-1] is Ellipsis:
+            arguments = (arguments[0],) * len(value)
+        if len(value) != len(arguments):
+            raise FormatError(f"a list of {len(value)} where {len(arguments)} are due")
+        return tuple(_decode(v, a, tensors) for v, a in zip(value, arguments, strict=True))
+    if hint is float and type(value) is int and abs(value) < 2**53:
+        return float(value)
+    if type(value) is not hint or (hint is float and not isfinite(value)):
+        raise FormatError(f"{value!r:.40} is not a {'finite ' if hint is float else ''}{hint.__name__}")
+    return value
+
+
+def _take(name: Any, tensors: Tensors) -> NDArray[Any]:
+    if not isinstance(name, str) or name not in tensors:
+        raise FormatError(f"there is no tensor {name!r:.60}, or it is used twice")
+    return tensors.pop(name)
