@@ -75,10 +75,11 @@ def _restore(module: nn.Module, path: str, weights: str, values: dict[tuple[int,
         frozen[name] = values[key]
     del module.parametrizations
     module.__class__ = type(module).__bases__[0]
-    others = dict(module._parameters)
+    others = list(module._parameters)
     for name, value in frozen.items():
-        setattr(module, name, value)
-    module._parameters = frozen | others  # weight before bias, as a stock layer has them
+        setattr(module, name, value)  # an RNN notices this and renews its list of weights
+    for name in others:  # weight before bias, as a stock layer has them
+        module._parameters[name] = module._parameters.pop(name)
 
 
 def _evaluate(chain: list[nn.Module], originals: tuple[Tensor, ...], weights: str) -> Tensor:
@@ -93,7 +94,7 @@ def _evaluate(chain: list[nn.Module], originals: tuple[Tensor, ...], weights: st
             value = _snap(stochastic_sign(*value))
         else:
             value = _snap(parametrization.quantizer.train(weights == "sample")(*value))
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _snap(weight: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def clipped_ste(x: Tensor, value: Tensor) -> Tensor:
 
 
 class _IdentitySTE(torch.autograd.Function):
-    # `x + (value - x).detach()` is the customary one-liner; it rounds, so that +1 comes out as 0.99999994.
+    # `x + (value - x).detach()` is the customary one-liner; it rounds: a sampled +1 may become 0.99999994.
     generate_vmap_rule = True
 
     @staticmethod

@@ -1,0 +1,372 @@
+"""One function for each ATen operation that can be packed: from its arguments to nodes.
+
+Each takes the Translator and the operation's own arguments, adds nodes, and returns the name of its value.
+"""
+
+import operator
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnn import nodes
+from bnn.nodes import Node
+from bnn.translation import AtLeastZero, Operation, Padded, Translator, Value
+
+__all__ = ["OPERATIONS"]
+
+Array = NDArray[Any]
+
+
+def _short(target: Any) -> str:
+    return str(target).removeprefix("aten.").split(".")[0]
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    values = [value] * 2 if isinstance(value, int) else list(value)
+    return (int(values[0]), int(values[-1]))
+
+
+def _sides(value: Any) -> nodes.Padding:
+    height, width = _pair(value)
+    return (height, height, width, width)
+
+
+def _linear(t: Translator, x: Any, weight: Any, bias: Any = None) -> Value:
+    if len(t.shape(x)) != 1:
+        t.fail(f"a linear layer on activations of shape {t.shape(x)}; it must be (features,): flatten first")
+    return t.product(nodes.Linear, t.name(x), weight, bias)
+
+
+def _conv2d(
+    t: Translator,
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Value:
+    dilation = _pair(dilation)
+    if padding == "valid":
+        sides = (0, 0, 0, 0)
+    elif padding == "same":
+        total = [d * (k - 1) for d, k in zip(dilation, weight.meta["val"].shape[2:], strict=True)]
+        (top, bottom), (left, right) = ((v // 2, v - v // 2) for v in total)  # PyTorch's extra one is last
+        sides = (top, bottom, left, right)
+    else:
+        sides = _sides(padding)
+    source, pad_value = t.values[x], 0.0
+    if isinstance(source, Padded):
+        if any(sides) and source.value != 0:
+            t.fail(f"padding with {source.value} and then with 0")
+        top, bottom, left, right = source.padding
+        sides = (sides[0] + top, sides[1] + bottom, sides[2] + left, sides[3] + right)
+        source, pad_value = source.source, source.value
+    return t.product(
+        nodes.Conv2d,
+        t.name(source),
+        weight,
+        bias,
+        stride=_pair(stride),
+        padding=sides,
+        dilation=dilation,
+        groups=groups,
+        pad_value=pad_value,
+    )
+
+
+def _batch_norm(
+    t: Translator, x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float
+) -> Value:
+    if mean is None or var is None:
+        t.fail("a batch norm without running statistics")
+    mean, var = t.constant(mean), t.constant(var)
+    gamma = np.ones_like(mean) if weight is None else t.constant(weight)
+    beta = np.zeros_like(mean) if bias is None else t.constant(bias)
+    scale = gamma / np.sqrt(var + eps)  # epsilon is added to the variance
+    name = t.add(nodes.Affine, t.name(x), scale=scale, shift=beta - mean * scale)
+    return (name,)  # ATen's also returns the statistics
+
+
+def _getitem(t: Translator, x: Any, index: int) -> Value:
+    value = t.values[x]
+    if not isinstance(value, tuple) or index != 0:
+        t.fail("one of several results that the runtime does not compute")
+    return value[0]
+
+
+def _identity(t: Translator, x: Any, *args: Any, **kwargs: Any) -> Value:
+    if not t.node.meta["val"].is_floating_point() or x.meta["val"].shape != t.node.meta["val"].shape:
+        t.fail(f"{_short(t.node.target)} changes more than layout and precision")
+    return t.values[x]
+
+
+def _reshape(t: Translator, x: Any, *args: Any) -> Value:
+    before, after = t.shape(x), t.shape(t.node)
+    if before == after:
+        return t.name(x)
+    if after == (prod(before),) and t.node.meta["val"].shape[0] == x.meta["val"].shape[0]:
+        return t.add(nodes.Flatten, t.name(x))
+    t.fail(f"reshapes {before} to {after}; only flattening is understood")
+
+
+def _at_least_zero(t: Translator, x: Any, bound: Any) -> Value:
+    return _compare(t, x, bound, negated=False)
+
+
+def _below_zero(t: Translator, x: Any, bound: Any) -> Value:
+    return _compare(t, x, bound, negated=True)
+
+
+def _compare(t: Translator, x: Any, bound: Any, negated: bool) -> Value:
+    value = t.constant(bound)
+    if value is None or value.any():
+        t.fail("a comparison with something other than 0")
+    return AtLeastZero(t.name(x), negated)
+
+
+def _where(t: Translator, condition: Any, yes: Any, no: Any) -> Value:
+    half, values = t.values[condition], [t.constant(yes), t.constant(no)]
+    if isinstance(half, AtLeastZero) and all(v is not None and v.size == 1 for v in values):
+        signs = [float(v) for v in values if v is not None]
+        if signs == ([-1.0, 1.0] if half.negated else [1.0, -1.0]):
+            return t.add(nodes.Sign, half.source)
+    t.fail("`where` is understood only as a sign, where(x >= 0, 1, -1): use bnn.functional.sign")
+
+
+def _relu(t: Translator, x: Any) -> Value:
+    return t.add(nodes.ReLU, t.name(x))
+
+
+def _prelu(t: Translator, x: Any, slope: Any) -> Value:
+    values = t.constant(slope)
+    if values is None:
+        t.fail("a slope that depends on the input")
+    return t.add(nodes.PReLU, t.name(x), slope=values.reshape(-1).astype(np.float32))
+
+
+def _leaky_relu(t: Translator, x: Any, slope: float = 0.01) -> Value:
+    return t.add(nodes.PReLU, t.name(x), slope=np.array([slope], dtype=np.float32))
+
+
+def _hardtanh(t: Translator, x: Any, low: float = -1.0, high: float = 1.0) -> Value:
+    return t.add(nodes.Hardtanh, t.name(x), low=float(low), high=float(high))
+
+
+def _clamp(t: Translator, x: Any, low: Any = None, high: Any = None) -> Value:
+    largest = float(np.finfo(np.float32).max)
+    if not all(v is None or isinstance(v, int | float) for v in (low, high)):
+        t.fail("clamp with bounds that are not numbers")
+    return _hardtanh(t, x, -largest if low is None else low, largest if high is None else high)
+
+
+def _max_pool2d(
+    t: Translator,
+    x: Any,
+    kernel: Any,
+    stride: Any = (),
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> Value:
+    if _pair(dilation) != (1, 1):
+        t.fail("max pooling with dilation")
+    kernel = _pair(kernel)
+    stride = _pair(stride) if stride else kernel
+    sides = _fit_window(t, x, kernel, stride, _sides(padding))
+    return t.add(nodes.MaxPool2d, t.name(x), kernel=kernel, stride=stride, padding=sides)
+
+
+def _avg_pool2d(
+    t: Translator,
+    x: Any,
+    kernel: Any,
+    stride: Any = (),
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Value:
+    kernel = _pair(kernel)
+    stride = _pair(stride) if stride else kernel
+    sides = _sides(padding)
+    if divisor_override is not None:
+        t.fail("average pooling with divisor_override")
+    if _fit_window(t, x, kernel, stride, sides) != sides:
+        t.fail("average pooling whose windows reach over the edge (ceil_mode)")
+    return t.add(
+        nodes.AvgPool2d,
+        t.name(x),
+        kernel=kernel,
+        stride=stride,
+        padding=sides,
+        count_padding=count_include_pad,
+    )
+
+
+def _fit_window(
+    t: Translator, x: Any, kernel: nodes.Pair, stride: nodes.Pair, padding: nodes.Padding
+) -> nodes.Padding:
+    """The padding, with as much more at the bottom and right as ceil_mode's last windows reach over."""
+    (_, height, width), (_, out_height, out_width) = t.shape(x), t.shape(t.node)
+    top, bottom, left, right = padding
+    over_height = (out_height - 1) * stride[0] + kernel[0] - (height + top + bottom)
+    over_width = (out_width - 1) * stride[1] + kernel[1] - (width + left + right)
+    return (top, bottom + max(0, over_height), left, right + max(0, over_width))
+
+
+def _adaptive(cls: type[Node]) -> Operation:
+    def translate(t: Translator, x: Any, size: Any) -> Value:
+        (_, height, width), (rows, columns) = t.shape(x), _pair(size)
+        if height % rows or width % columns:
+            t.fail(f"adaptive pooling of {height}x{width} to {rows}x{columns}, which does not divide it")
+        window = (height // rows, width // columns)
+        name = t.add(cls, t.name(x), kernel=window, stride=window)
+        return (name,) if cls is nodes.MaxPool2d else name
+
+    return translate
+
+
+def _over_image(cls: type[Node]) -> Operation:
+    """mean or amax over height and width: global pooling."""
+
+    def translate(t: Translator, x: Any, axes: Any, keepdim: bool = False, **kwargs: Any) -> Value:
+        shape = t.shape(x)
+        if len(shape) != 3 or sorted(a % 4 for a in axes or ()) != [2, 3]:
+            t.fail("a reduction over axes other than height and width")
+        name = t.add(cls, t.name(x), kernel=shape[1:], stride=shape[1:])
+        return name if keepdim else t.add(nodes.Flatten, name)
+
+    return translate
+
+
+def _add(t: Translator, x: Any, y: Any, alpha: float = 1) -> Value:
+    return _sum(t, x, y, alpha)
+
+
+def _sub(t: Translator, x: Any, y: Any, alpha: float = 1) -> Value:
+    return _sum(t, x, y, -alpha)
+
+
+def _sum(t: Translator, x: Any, y: Any, factor: float) -> Value:
+    """x + factor * y, either of which may be a constant."""
+    a, b = t.constant(x), t.constant(y)
+    one = np.ones(())
+    if b is not None:
+        return t.affine(t.name(x), one, b * factor)
+    if a is not None:
+        return t.affine(t.name(y), one * factor, a)
+    if t.shape(x) != t.shape(y):
+        t.fail(f"adds activations of shapes {t.shape(x)} and {t.shape(y)}")
+    right = t.name(y) if factor == 1 else t.affine(t.name(y), one * factor, np.zeros(()))
+    return t.add(nodes.Add, t.name(x), right)
+
+
+def _mul(t: Translator, x: Any, y: Any) -> Value:
+    a, b = t.constant(x), t.constant(y)
+    if b is not None:
+        return t.affine(t.name(x), b, np.zeros(()))
+    if a is not None:
+        return t.affine(t.name(y), a, np.zeros(()))
+    t.fail("a product of two activations")
+
+
+def _div(t: Translator, x: Any, y: Any) -> Value:
+    b = t.constant(y)
+    if b is None:
+        t.fail("a division by an activation")
+    return t.affine(t.name(x), 1 / b, np.zeros(()))
+
+
+def _neg(t: Translator, x: Any) -> Value:
+    return t.affine(t.name(x), -np.ones(()), np.zeros(()))
+
+
+def _cat(t: Translator, parts: Any, axis: int = 0) -> Value:
+    if axis % (len(t.shape(t.node)) + 1) != 1:
+        t.fail("concatenation along another axis than the channels")
+    names = [t.name(part) for part in parts]
+    return names[0] if len(names) == 1 else t.add(nodes.Concat, *names)
+
+
+def _softmax(t: Translator, x: Any, axis: int, *args: Any) -> Value:
+    if len(t.shape(x)) != 1 or axis % 2 != 1:
+        t.fail("softmax over something other than (batch, classes)")
+    return t.add(nodes.Softmax, t.name(x))
+
+
+def _pad(t: Translator, x: Any, widths: Any, mode: str = "constant", value: float | None = None) -> Value:
+    widths = [*widths, *[0] * (4 - len(widths))]
+    if mode != "constant" or len(widths) > 4 or min(widths) < 0:
+        t.fail("padding other than by a constant around height and width")
+    left, right, top, bottom = widths
+    return Padded(t.name(x), (top, bottom, left, right), float(value or 0.0))
+
+
+def _refuse(problem: str) -> Operation:
+    def translate(t: Translator, *args: Any, **kwargs: Any) -> Value:
+        t.fail(problem)
+
+    return translate
+
+
+OPERATIONS: dict[str, Operation] = {
+    "aten.linear.default": _linear,
+    "aten.conv2d.default": _conv2d,
+    "aten.conv2d.padding": _conv2d,
+    "aten._native_batch_norm_legit_no_training.default": _batch_norm,
+    str(operator.getitem): _getitem,
+    "aten.relu.default": _relu,
+    "aten.prelu.default": _prelu,
+    "aten.leaky_relu.default": _leaky_relu,
+    "aten.hardtanh.default": _hardtanh,
+    "aten.relu6.default": lambda t, x: _hardtanh(t, x, 0.0, 6.0),
+    "aten.clamp.default": _clamp,
+    "aten.clamp_min.default": _clamp,
+    "aten.clamp_max.default": lambda t, x, high: _clamp(t, x, None, high),
+    "aten.ge.Scalar": _at_least_zero,
+    "aten.ge.Tensor": _at_least_zero,
+    "aten.lt.Scalar": _below_zero,
+    "aten.lt.Tensor": _below_zero,
+    "aten.where.Scalar": _where,
+    "aten.where.ScalarSelf": _where,
+    "aten.where.ScalarOther": _where,
+    "aten.where.self": _where,
+    "aten.max_pool2d.default": _max_pool2d,
+    "aten.avg_pool2d.default": _avg_pool2d,
+    "aten.adaptive_avg_pool2d.default": _adaptive(nodes.AvgPool2d),
+    "aten.adaptive_max_pool2d.default": _adaptive(nodes.MaxPool2d),
+    "aten.mean.dim": _over_image(nodes.AvgPool2d),
+    "aten.amax.default": _over_image(nodes.MaxPool2d),
+    "aten.add.Tensor": _add,
+    "aten.sub.Tensor": _sub,
+    "aten.mul.Tensor": _mul,
+    "aten.div.Tensor": _div,
+    "aten.neg.default": _neg,
+    "aten.cat.default": _cat,
+    "aten.flatten.using_ints": _reshape,
+    "aten.view.default": _reshape,
+    "aten.reshape.default": _reshape,
+    "aten._unsafe_view.default": _reshape,
+    "aten.squeeze.dims": _reshape,
+    "aten.squeeze.dim": _reshape,
+    "aten.softmax.int": _softmax,
+    "aten._softmax.default": _softmax,
+    "aten.pad.default": _pad,
+    "aten.constant_pad_nd.default": lambda t, x, widths, value=0.0: _pad(t, x, widths, "constant", value),
+    "aten.dropout.default": _identity,
+    "aten.feature_dropout.default": _identity,
+    "aten.alpha_dropout.default": _identity,
+    "aten.clone.default": _identity,
+    "aten.contiguous.default": _identity,
+    "aten.detach.default": _identity,
+    "aten.alias.default": _identity,
+    "aten.to.dtype": _identity,
+    "aten._to_copy.default": _identity,
+    "aten.sign.default": _refuse("torch.sign gives 0 at 0, which has no bit; use bnn.functional.sign"),
+    "aten.gt.Scalar": _refuse("a sign is where(x >= 0, 1, -1), 0 counts as +1; use bnn.functional.sign"),
+    "aten._native_batch_norm_legit.no_stats": _refuse("a batch norm without running statistics"),
+}

@@ -1,0 +1,211 @@
+"""The walk from a graph of torch.export's to nodes: values, constants, names, and errors with their place.
+
+What each ATen operation becomes is in `bnn.aten`. Weights are looked at, not classes: a tensor whose rows
+are each one magnitude with signs is packed, whoever made it.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+
+from bnn import bits, nodes
+from bnn.folding import PackWarning
+from bnn.nodes import INPUT, Node, PackedWeight
+
+__all__ = ["AtLeastZero", "Operation", "Padded", "Translator", "Value"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Padded:
+    """A padded value, not a node of its own: the convolution that reads it takes the padding over."""
+
+    source: str
+    padding: nodes.Padding
+    value: float
+
+
+@dataclass(frozen=True)
+class AtLeastZero:
+    """x >= 0 (or x < 0), half of a sign."""
+
+    source: str
+    negated: bool
+
+
+Value = str | Tensor | Padded | AtLeastZero | tuple[Any, ...] | None
+
+"""What a node of the exported graph stands for: the name of a value, a constant, or something on the way."""
+
+Operation = Callable[..., Value]
+"""Translates one ATen operation: called with a Translator and the operation's arguments."""
+
+
+class Translator:
+    """Translates an exported program, operation by operation, into nodes with float64 scales."""
+
+    def __init__(
+        self, program: torch.export.ExportedProgram, model: nn.Module, operations: Mapping[str, Operation]
+    ) -> None:
+        self.program = program
+        self.operations = operations
+        self.model = model
+        self.nodes: list[Node] = []
+        self.names = {INPUT}
+        self.values: dict[fx.Node, Value] = {}
+
+    def translate(self) -> tuple[list[Node], str]:
+        """The nodes in order, and the name of the output's."""
+        constants = self._constants()
+        for node in self.program.graph.nodes:
+            self.node = node  # for error messages
+            match node.op:
+                case "placeholder":
+                    self.values[node] = constants.get(node.name, INPUT)
+                case "call_function":
+                    self.values[node] = self._call(node)
+                case "output":
+                    outputs = node.args[0]
+                    if len(outputs) != 1:
+                        raise ValueError(f"the model returns {len(outputs)} values; one is needed")
+                    return self.nodes, self.name(outputs[0])
+        raise AssertionError("a graph without output")
+
+    def _constants(self) -> dict[str, Tensor]:
+        signature, program = self.program.graph_signature, self.program
+        stored = {**program.state_dict, **program.constants}
+        names = {
+            **signature.inputs_to_parameters,
+            **signature.inputs_to_buffers,
+            **signature.inputs_to_lifted_tensor_constants,
+        }
+        return {placeholder: stored[name].detach() for placeholder, name in names.items()}
+
+    def _call(self, node: fx.Node) -> Value:
+        if not node.users or isinstance(node.meta["val"], torch.SymInt):
+            return None  # an assertion of torch.export's, or the batch size
+        inputs = [self.values[n] for n in node.all_input_nodes]
+        if inputs and all(isinstance(v, Tensor) for v in inputs):
+            constants: Any = self.values
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: constants[n])
+            with torch.no_grad():
+                return node.target(*args, **kwargs)  # type: ignore[operator,no-any-return,misc]
+        translate = self.operations.get(str(node.target))
+        if translate is None:
+            self.fail(f"{node.target}: the runtime does not know this operation")
+        return translate(self, *node.args, **node.kwargs)
+
+    # What the functions below use.
+
+    def fail(self, problem: str) -> NoReturn:
+        raise ValueError(f"{self._where()}: {problem}")
+
+    def _path(self) -> str:
+        """Of the module that the operation is in; "" for the model itself."""
+        stack = self.node.meta.get("nn_module_stack") or {}
+        return next(
+            (path for path, _ in reversed(stack.values()) if path and not path.startswith("_empty")), ""
+        )
+
+    def _where(self) -> str:
+        if path := self._path():
+            return f"module {path!r}"
+        lines = [line.strip() for line in (self.node.meta.get("stack_trace") or "").splitlines()]
+        return f"{lines[-1]!r} ({lines[-2]})" if len(lines) >= 2 else "the model"
+
+    def name(self, node: Any) -> str:
+        """The name of the graph value that an argument stands for."""
+        value = self.values[node] if isinstance(node, fx.Node) else node
+        match value:
+            case str():
+                return value
+            case Padded():
+                self.fail("padding is understood only before a convolution")
+            case AtLeastZero():
+                self.fail("a comparison is understood only as part of a sign: use bnn.functional.sign")
+            case _:
+                self.fail("an operation on a constant where an activation was expected")
+
+    def constant(self, node: Any) -> Array | None:
+        """The value of a constant argument in float64, or None if it depends on the input."""
+        value = self.values[node] if isinstance(node, fx.Node) else node
+        if isinstance(value, int | float):
+            return np.array(float(value))
+        return value.double().numpy() if isinstance(value, Tensor) else None
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        """Of an argument or result, without the batch axis."""
+        return tuple(int(size) for size in node.meta["val"].shape[1:])
+
+    def add(self, cls: type[Node], *inputs: str, **fields: Any) -> str:
+        """Adds a node and returns its name: its layer's, or its operation's in a module of several."""
+        path = self._path()
+        inside = next(self.model.get_submodule(path).children(), None) is not None
+        base = f"{path}.{cls.__name__.lower()}".lstrip(".") if inside else path
+        name = next(n for n in (base, *(f"{base}_{i}" for i in range(1, 10**6))) if n not in self.names)
+        self.names.add(name)
+        self.nodes.append(cls(name=name, inputs=inputs, **fields))
+        return name
+
+    def product(self, cls: type[Node], x: str, weight: Any, bias: Any, **fields: Any) -> str:
+        """Adds a Linear or Conv2d node."""
+        values = self.constant(weight)
+        if values is None:
+            self.fail("a weight that depends on the input")
+        packed, scale = _pack_weight(values, self._where())
+        shift = None if bias is None else self.constant(bias)
+        if scale is not None and shift is None and (scale == 1).all():
+            scale = None
+        if scale is not None or shift is not None:
+            scale = np.ones(len(values)) if scale is None else scale
+            shift = np.zeros(len(values)) if shift is None else shift
+        return self.add(cls, x, weight=packed, scale=scale, shift=shift, **fields)
+
+    def affine(self, x: str, scale: Array, shift: Array) -> str:
+        """Adds an Affine node from constants as a program writes them: one number, or one a channel."""
+        shape = self.shape(self.node)
+
+        def per_channel(values: Array) -> Array:
+            if values.size == 1:
+                return np.full(shape[0], values.item())
+            if values.shape in ((1, shape[0], *[1] * (len(shape) - 1)), (shape[0], *[1] * (len(shape) - 1))):
+                return values.reshape(-1)
+            self.fail(f"a constant of shape {values.shape} is neither one number nor one a channel")
+
+        return self.add(nodes.Affine, x, scale=per_channel(scale), shift=per_channel(shift))
+
+
+# --- weights ----------------------------------------------------------------------------------------------
+
+
+def _pack_weight(weight: Array, where: str) -> tuple[nodes.Weight, Array | None]:
+    """(the weight, one magnitude a row): packed if it is ±a in each row, else float32 and None."""
+    rows = weight.reshape(len(weight), -1)
+    magnitudes = np.abs(rows[:, 0])
+    fits = np.abs(rows) == magnitudes[:, None]
+    n = rows.shape[1]
+    smaller = 8 * bits.words_per_row(n) + 4 < 4 * n
+    if n >= 2 and smaller and fits.all() and magnitudes.all():
+        return PackedWeight.from_signs(np.where(weight < 0, -1, 1)), magnitudes
+    _warn_near_miss(rows, where)
+    return weight.astype(np.float32), None
+
+
+def _warn_near_miss(rows: Array, where: str) -> None:
+    typical = np.median(np.abs(rows), axis=1, keepdims=True)
+    odd = np.abs(np.abs(rows) - typical) > 1e-6 * typical
+    if 0 < odd.sum() <= 0.1 * rows.size:
+        zeros = int((rows == 0).sum())
+        what = (
+            f"{zeros:,} of {rows.size:,} weights {'is' if zeros == 1 else 'are'} 0"
+            if zeros
+            else (f"{int(odd.sum()):,} of {rows.size:,} weights differ from ± their row's magnitude")
+        )
+        warnings.warn(f"{where}: not packed, {what}", PackWarning, stacklevel=2)
