@@ -188,7 +188,7 @@ def test_clipped_gradient_at_the_boundary(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_value_is_exact(ste, dtype: torch.dtype) -> None:
     """The forward value is `value` to the bit; `x + (value - x).detach()` would round it."""
-    x = torch.cat([torch.tensor([1e-8, 3.3]), torch.linspace(-1, 1, 101)]).to(dtype).requires_grad_()
+    x = torch.tensor([1e-8, 3.3, *(i / 101 for i in range(-101, 102))], dtype=dtype, requires_grad=True)
     assert torch.equal(ste(x, sign(x)), sign(x))
     sample = -sign(x.detach())  # the opposite signs, as a stochastic sample may have them
     y = ste(x, sample)

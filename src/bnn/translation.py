@@ -96,7 +96,7 @@ class Translator:
             constants: Any = self.values
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: constants[n])
             with torch.no_grad():
-                return node.target(*args, **kwargs)  # type: ignore[operator,no-any-return,misc]
+                return node.target(*args, **kwargs)  # type: ignore[operator]
         translate = self.operations.get(str(node.target))
         if translate is None:
             self.fail(f"{node.target}: the runtime does not know this operation")

@@ -1,0 +1,502 @@
+"""Training by a recipe: one loop in plain PyTorch, from the first step to a packed model and its figures.
+
+    result = train(TrainConfig.from_recipe("mnist"), "runs/mnist")
+
+A run's folder holds config.toml, metrics.csv, tensorboard/, curves.png, checkpoint.pt, model.bnn and
+result.json. Everything but the events is written whole or not at all, and the checkpoint, written after
+every epoch, holds the state of every generator: a run that was killed and resumed gives the same weights,
+metrics and result as one that was not.
+"""
+
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from bnn import models
+from bnn.binarize import (
+    binarize,
+    clip_latent_weights,
+    latent_parameters,
+    named_latent_parameters,
+    scaled_parameter_groups,
+)
+from bnn.config import ConfigError, TrainConfig, nearest
+from bnn.data import Dataset, load_dataset
+from bnn.diagnostics import flip_ratio, latent_signs
+from bnn.files import replacing, write_atomically
+from bnn.freezing import freeze, recalibrate
+from bnn.losses import squared_hinge
+from bnn.packed import PackedModel
+from bnn.packing import pack
+from bnn.quantizers import Sign, StochasticSign
+from bnn.reports import METRICS, Row, draw_curves, metrics_csv
+from bnn.runtime import Runner
+
+__all__ = ["Result", "RunError", "TrainingDiverged", "evaluate", "train"]
+
+EVALUATION_BATCH = 1000
+
+
+class RunError(ValueError):
+    """The run's folder does not fit what was asked. The message is one line."""
+
+
+class TrainingDiverged(ArithmeticError):
+    """The loss or a latent weight became NaN or infinite; the message names the step."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gave, the test figures first; `result.json` holds the same.
+
+    Accuracies are on the test set (0..1), read once, at the end. `trained` is the network as PyTorch has
+    it: with its signs, or for stochastic training with the real-valued weights, as the paper tests it.
+    `frozen` and `packed` have the signs (the float twin its floats).
+    """
+
+    trained: float
+    frozen: float
+    packed: float
+    trained_weights: str
+    frozen_weights: str
+    validation: float | None
+    test_samples: int
+    one_bit_weights: int
+    float_bytes: int
+    packed_bytes: int
+
+
+@dataclass
+class _Samples:
+    """uint8 images and labels on the device, normalised batch by batch."""
+
+    images: Tensor
+    labels: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        return (self.images[index].float() / 255 - self.mean) / self.std, self.labels[index]
+
+    def batches(self, size: int = EVALUATION_BATCH) -> Iterator[tuple[Tensor, Tensor]]:
+        return (self.batch(slice(start, start + size)) for start in range(0, len(self), size))
+
+
+def train(
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    resume: bool = False,
+    force: bool = False,
+    on_step: Callable[[int, int], None] = lambda step, steps: None,
+    on_epoch: Callable[[Row], None] = lambda row: None,
+) -> Result:
+    """Trains, freezes, packs and tests a network; fills the folder `out`.
+
+    Args:
+        config: the recipe.
+        out: the run's folder; made if it is not there.
+        data_dir: where data sets are; see `bnn.data.load_dataset`.
+        resume: go on where the run in `out` was stopped (from the start, if it had not got anywhere).
+        force: start anew in a folder that holds another run.
+        on_step: called with (steps done, steps in all) now and then, for a progress bar.
+        on_epoch: called with the epoch's row of metrics.
+
+    Raises:
+        RunError: `out` holds another run, or one that does not fit.
+        TrainingDiverged: NaN or infinity; the last good checkpoint is kept.
+        ConfigError, DataError, OSError: as their messages say.
+    """
+    out = Path(out)
+    _claim(out, config, resume, force)
+    data = load_dataset(config.data, data_dir)
+    device = _device(config.device)
+    fit, val, normalisation = _split(data, config, device)
+
+    torch.manual_seed(config.seed)
+    model = _build(config, data).to(device)
+    optimizer = _optimizer(config, model)
+    steps_per_epoch = len(fit) // min(config.batch_size, len(fit))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: lr_factor(config, step / steps_per_epoch)
+    )
+    shuffler = torch.Generator().manual_seed(config.seed)
+    state = _State(model, optimizer, schedule, shuffler, rows=[])
+    if resume:
+        _load_checkpoint(out / "checkpoint.pt", config, state)
+
+    with _event_writer(out / "tensorboard", first=len(state.rows) + 1) as events:
+        for epoch in range(len(state.rows) + 1, config.epochs + 1):
+            row = _train_epoch(epoch, config, state, fit, val, steps_per_epoch, on_step)
+            state.rows.append(row)
+            for name in METRICS[1:]:
+                if (value := getattr(row, name)) is not None:
+                    events.add_scalar(name, value, epoch)
+            _save_checkpoint(out / "checkpoint.pt", config, state)
+            write_atomically(out / "metrics.csv", metrics_csv(state.rows).encode())
+            on_epoch(row)
+    with replacing(out / "curves.png") as temporary:
+        draw_curves(state.rows, f"{config.model}, {config.weights} weights, {data.name}", temporary)
+    return _finish(out, config, model, data, fit, state.rows[-1], normalisation)
+
+
+@dataclass
+class _State:
+    """Everything that changes while training, and so everything that a checkpoint holds."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    shuffler: torch.Generator
+    rows: list[Row]
+
+
+def _train_epoch(
+    epoch: int,
+    config: TrainConfig,
+    state: _State,
+    fit: _Samples,
+    val: _Samples | None,
+    steps_per_epoch: int,
+    on_step: Callable[[int, int], None],
+) -> Row:
+    start = perf_counter()
+    model, optimizer = state.model.train(), state.optimizer
+    loss_function = LOSSES[config.loss]
+    lr = optimizer.param_groups[-1]["lr"]
+    before = latent_signs(model)
+    losses = torch.zeros(steps_per_epoch, device=fit.images.device)
+    correct = torch.zeros((), dtype=torch.int64, device=fit.images.device)
+    order = torch.randperm(len(fit), generator=state.shuffler).to(fit.images.device)
+    size = len(fit) // steps_per_epoch if len(fit) < config.batch_size else config.batch_size
+
+    for step in range(steps_per_epoch):  # a last batch that is not full waits for the next epoch
+        x, labels = fit.batch(order[step * size : (step + 1) * size])
+        with _autocast(config):
+            logits = model(x)
+        loss = loss_function(logits.float(), labels)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()  # its hook clips the latent weights
+        state.schedule.step()
+        losses[step] = loss.detach()
+        correct += (logits.argmax(1) == labels).sum()
+        if (step + 1) % 50 == 0 or step + 1 == steps_per_epoch:  # not each time: it waits for the device
+            _check_finite(losses[: step + 1], model, epoch, steps_per_epoch)
+            on_step((epoch - 1) * steps_per_epoch + step + 1, config.epochs * steps_per_epoch)
+
+    loss_val = acc_val = None
+    if val is not None:
+        loss_val, acc_val = evaluate(_as_tested(config, model, fit), val.batches(), loss_function)
+    return Row(
+        epoch=epoch,
+        loss_train=losses.mean().item(),
+        loss_val=loss_val,
+        acc_train=correct.item() / (steps_per_epoch * size),
+        acc_val=acc_val,
+        flip_ratio=flip_ratio(before, latent_signs(model)) if before else None,
+        lr=lr,
+        seconds=perf_counter() - start,
+    )
+
+
+def _check_finite(losses: Tensor, model: nn.Module, epoch: int, steps_per_epoch: int) -> None:
+    wrong = (~losses.isfinite()).nonzero()
+    if len(wrong):
+        step = int(wrong[0])
+        raise TrainingDiverged(
+            f"the loss is {losses[step].item()} at step {(epoch - 1) * steps_per_epoch + step + 1} "
+            f"(epoch {epoch}); the last good checkpoint is kept: try a lower lr"
+        )
+    # A NaN among the latent weights has a sign like any other, and the loss may stay finite.
+    for name, parameter in named_latent_parameters(model):
+        if not torch.isfinite(parameter.detach().sum()):
+            raise TrainingDiverged(
+                f"latent weights of {name} are NaN or infinite by step "
+                f"{(epoch - 1) * steps_per_epoch + len(losses)} (epoch {epoch}); the last good checkpoint is kept"
+            )
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    loss_function: Callable[[Tensor, Tensor], Tensor] = squared_hinge,
+) -> tuple[float, float]:
+    """(mean loss, accuracy in 0..1) of a model in eval mode over batches of (inputs, labels)."""
+    model.eval()
+    loss = correct = samples = 0.0
+    for x, labels in batches:
+        logits = model(x)
+        loss += loss_function(logits, labels).item() * len(labels)
+        correct += (logits.argmax(1) == labels).sum().item()
+        samples += len(labels)
+    if samples == 0:
+        raise ValueError("evaluate: there is no batch")
+    return loss / samples, correct / samples
+
+
+def lr_factor(config: TrainConfig, epochs: float) -> float:
+    """What the learning rate is multiplied by after so many epochs (a fraction of one counts).
+
+    exponential: (final / lr)^t, the papers'; linear: straight; cosine: half a wave; where t goes from 0 to 1
+    between the end of the warm-up and the end of training.
+    """
+    if epochs < config.warmup:
+        return epochs / config.warmup
+    t = min(1.0, (epochs - config.warmup) / (config.epochs - config.warmup))
+    final = config.lr_final / config.lr
+    match config.schedule:
+        case "exponential":
+            return float(final**t)
+        case "linear":
+            return 1 + (final - 1) * t
+        case "cosine":
+            return final + (1 - final) * (1 + math.cos(math.pi * t)) / 2
+        case _:
+            return 1.0
+
+
+# --- setting up -------------------------------------------------------------------------------------------
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "squared_hinge": squared_hinge,
+    "cross_entropy": cross_entropy,
+}
+
+
+def _build(config: TrainConfig, data: Dataset) -> nn.Module:
+    if config.model not in models.__all__:
+        known = ", ".join(models.__all__)
+        raise ConfigError(
+            f"model = {config.model!r} is not one of {known}{nearest(config.model, models.__all__)}"
+        )
+    model: nn.Module = getattr(models, config.model)(
+        data.train_images.shape[1:], len(data.classes), config.width, config.dropout, config.dropout_in
+    )
+    if config.weights != "float":
+        binarize(model, Sign if config.weights == "deterministic" else StochasticSign)
+        if config.latent_init > 0:
+            for parameter in latent_parameters(model):
+                nn.init.uniform_(parameter, -config.latent_init, config.latent_init)
+    return model
+
+
+def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    binary = config.weights != "float"
+    groups = (
+        scaled_parameter_groups(model, config.lr)
+        if config.lr_scaling and binary
+        else [{"params": list(model.parameters()), "lr": config.lr}]
+    )
+    optimizer: torch.optim.Optimizer
+    match config.optimizer:
+        case "adam":
+            optimizer = torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay)
+        case "adamw":
+            optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+        case _:
+            optimizer = torch.optim.SGD(
+                groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+            )
+    if binary:
+        clip_latent_weights(optimizer, model)
+    return optimizer
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"device = {name!r} cannot be used: {reason}") from error
+
+
+def _split(
+    data: Dataset, config: TrainConfig, device: torch.device
+) -> tuple[_Samples, _Samples | None, tuple[list[float], list[float]]]:
+    """The samples to train on, those to validate on, and (mean, std) of each channel of the first."""
+    n = len(data.train_images) - config.validation
+    if n < 2:
+        raise ConfigError(
+            f"validation = {config.validation} leaves {max(n, 0)} of {len(data.train_images)} training samples"
+        )
+    # From a histogram: exact, and no copy of the images in floating point.
+    mean, std = [], []
+    for channel in range(data.train_images.shape[1]):
+        counts = np.bincount(data.train_images[:n, channel].reshape(-1), minlength=256)
+        levels = np.arange(256) / 255
+        average = float(counts @ levels / counts.sum())
+        mean.append(average)
+        std.append(float(np.sqrt(counts @ (levels - average) ** 2 / counts.sum())) or 1.0)
+    shape = (1, -1, 1, 1)
+    moments = torch.tensor(mean).view(shape).to(device), torch.tensor(std).view(shape).to(device)
+
+    def samples(part: slice) -> _Samples:
+        images, labels = torch.from_numpy(data.train_images[part]), torch.from_numpy(data.train_labels[part])
+        return _Samples(images.to(device), labels.to(device), *moments)
+
+    return samples(slice(0, n)), samples(slice(n, None)) if config.validation else None, (mean, std)
+
+
+def _autocast(config: TrainConfig) -> Any:
+    if config.precision == "32":
+        return nullcontext()
+    return torch.autocast(torch.device(config.device).type, dtype=torch.bfloat16)
+
+
+# --- the run's folder -------------------------------------------------------------------------------------
+
+
+def _claim(out: Path, config: TrainConfig, resume: bool, force: bool) -> None:
+    """Makes the folder this run's, or says why it cannot be."""
+    marker = out / "config.toml"
+    if marker.exists() and not force:
+        if not resume:
+            raise RunError(f"{out} holds another run: --resume goes on with it, --force starts anew")
+        _compare(TrainConfig.from_recipe(marker), config, out)
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out} is a file, not a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    if force:
+        for name in ("checkpoint.pt", "metrics.csv", "model.bnn", "result.json", "curves.png"):
+            (out / name).unlink(missing_ok=True)
+        for path in (out / "tensorboard").glob("events.*"):
+            path.unlink()
+    write_atomically(marker, config.to_toml().encode())
+
+
+def _compare(before: TrainConfig, now: TrainConfig, out: Path) -> None:
+    for f in fields(TrainConfig):
+        old, new = getattr(before, f.name), getattr(now, f.name)
+        if old != new:
+            raise RunError(
+                f"{out} was made with {f.name} = {old!r}, not {new!r}: resume it as it was, or --force"
+            )
+
+
+def _save_checkpoint(path: Path, config: TrainConfig, state: _State) -> None:
+    content = {
+        "config": asdict(config),
+        "model": state.model.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "schedule": state.schedule.state_dict(),
+        "shuffler": state.shuffler.get_state(),
+        "rng": torch.get_rng_state(),
+        "rng_device": _device_rng(config),
+        "rows": [asdict(row) for row in state.rows],
+    }
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def _load_checkpoint(path: Path, config: TrainConfig, state: _State) -> None:
+    if not path.exists():
+        return  # stopped before the first epoch was over
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        rows = [Row(**row) for row in content["rows"]]
+        _compare(TrainConfig(**content["config"]), config, path)
+        state.model.load_state_dict(content["model"])
+        state.optimizer.load_state_dict(content["optimizer"])
+        state.schedule.load_state_dict(content["schedule"])
+        state.shuffler.set_state(content["shuffler"])
+        torch.set_rng_state(content["rng"])
+        if content["rng_device"] is not None:
+            torch.cuda.set_rng_state(content["rng_device"], config.device)
+    except RunError:
+        raise
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise RunError(f"{path} is damaged or of another architecture: {reason[0]}") from error
+    state.rows[:] = rows
+
+
+def _device_rng(config: TrainConfig) -> Tensor | None:
+    return torch.cuda.get_rng_state(config.device) if config.device.startswith("cuda") else None
+
+
+def _event_writer(folder: Path, first: int) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # tensorboard's own imports
+        from torch.utils.tensorboard import SummaryWriter
+    # Events of epochs from `first` on, written before a kill and the checkpoint, are void.
+    return SummaryWriter(str(folder), purge_step=first)  # type: ignore[no-untyped-call]
+
+
+# --- the end ----------------------------------------------------------------------------------------------
+
+
+def _as_tested(config: TrainConfig, model: nn.Module, fit: _Samples) -> nn.Module:
+    """The model with the weights it will ship with. Deterministic and float ones have them already."""
+    if config.weights != "stochastic":
+        return model
+    frozen = freeze(model, "sign")
+    if config.recalibrate:
+        part = _Samples(fit.images[: config.recalibrate], fit.labels[: config.recalibrate], fit.mean, fit.std)
+        recalibrate(frozen, part.batches())
+    return frozen
+
+
+def _finish(
+    out: Path,
+    config: TrainConfig,
+    model: nn.Module,
+    data: Dataset,
+    fit: _Samples,
+    last: Row,
+    normalisation: tuple[list[float], list[float]],
+) -> Result:
+    """Freezes, packs and tests: the only place that reads the test set."""
+    stochastic = config.weights == "stochastic"
+    shipped = "real" if config.weights == "float" else "sign"
+    frozen = freeze(_as_tested(config, model, fit))
+    example, _ = fit.batch(slice(0, 2))
+    packed = pack(
+        frozen,
+        example,
+        mean=normalisation[0],
+        std=normalisation[1],
+        labels=data.classes,
+        about={"data": data.name, "model": config.model, "trained": config.weights, "weights": shipped},
+    )
+    packed.save(out / "model.bnn")
+
+    test = _Samples(
+        torch.from_numpy(data.test_images).to(fit.images.device),
+        torch.from_numpy(data.test_labels).to(fit.images.device),
+        fit.mean,
+        fit.std,
+    )
+    runner = Runner(PackedModel.load(out / "model.bnn"))
+    _, trained = evaluate(freeze(model, "real") if stochastic else model, test.batches(), LOSSES[config.loss])
+    _, accuracy = evaluate(frozen, test.batches(), LOSSES[config.loss])
+    result = Result(
+        trained=trained,
+        frozen=accuracy,
+        packed=float(np.mean(runner.predict(data.test_images) == data.test_labels)),
+        trained_weights="real" if stochastic else shipped,
+        frozen_weights=shipped,
+        validation=last.acc_val,
+        test_samples=len(test),
+        one_bit_weights=sum(p.numel() for p in latent_parameters(model)),
+        float_bytes=sum(t.numel() * t.element_size() for t in frozen.state_dict().values()),
+        packed_bytes=(out / "model.bnn").stat().st_size,
+    )
+    write_atomically(out / "result.json", (json.dumps(asdict(result), indent=2) + "\n").encode())
+    return result
