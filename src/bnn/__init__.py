@@ -1,1 +1,104 @@
-"""bnn"""
+"""Binary neural networks: trained in PyTorch, packed to one bit a weight, run from numpy alone.
+
+    bnn.binarize(model)                    # weights become ±1
+    bnn.clip_latent_weights(optimizer, model)
+    ...                                    # train as ever
+    frozen = bnn.freeze(model)
+    bnn.pack(frozen, example).save("model.bnn")
+
+    net = bnn.load("model.bnn")            # this much needs no PyTorch
+    net.predict(images)
+
+`import bnn` loads numpy only; each name is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from bnn.binarize import (
+        BinaryConv1d,
+        BinaryConv2d,
+        BinaryConv3d,
+        BinaryLinear,
+        binarize,
+        clip_latent_weights,
+        latent_parameters,
+        load_float_state_dict,
+        scaled_parameter_groups,
+    )
+    from bnn.data import load_dataset
+    from bnn.freezing import freeze, recalibrate
+    from bnn.packed import PackedModel
+    from bnn.packing import pack
+    from bnn.quantizers import Sign, StochasticSign
+    from bnn.runtime import Runner, load
+    from bnn.serialization import FormatError
+
+_HOME = {
+    # deployment: numpy
+    "FormatError": "bnn.serialization",
+    "PackedModel": "bnn.packed",
+    "Runner": "bnn.runtime",
+    "load": "bnn.runtime",
+    "load_dataset": "bnn.data",
+    # training: torch
+    "BinaryConv1d": "bnn.binarize",
+    "BinaryConv2d": "bnn.binarize",
+    "BinaryConv3d": "bnn.binarize",
+    "BinaryLinear": "bnn.binarize",
+    "Sign": "bnn.quantizers",
+    "StochasticSign": "bnn.quantizers",
+    "binarize": "bnn.binarize",
+    "clip_latent_weights": "bnn.binarize",
+    "freeze": "bnn.freezing",
+    "latent_parameters": "bnn.binarize",
+    "load_float_state_dict": "bnn.binarize",
+    "pack": "bnn.packing",
+    "recalibrate": "bnn.freezing",
+    "scaled_parameter_groups": "bnn.binarize",
+}
+
+__all__ = [
+    "BinaryConv1d",
+    "BinaryConv2d",
+    "BinaryConv3d",
+    "BinaryLinear",
+    "FormatError",
+    "PackedModel",
+    "Runner",
+    "Sign",
+    "StochasticSign",
+    "binarize",
+    "clip_latent_weights",
+    "freeze",
+    "latent_parameters",
+    "load",
+    "load_dataset",
+    "load_float_state_dict",
+    "pack",
+    "recalibrate",
+    "scaled_parameter_groups",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'bnn' has no attribute {name!r}")
+    home = _HOME[name]
+    if home in _TORCH_SIDE:
+        from bnn.errors import require
+
+        require("torch", "train")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+_TORCH_SIDE = {"bnn.binarize", "bnn.freezing", "bnn.packing", "bnn.quantizers"}
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

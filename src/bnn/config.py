@@ -10,7 +10,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -98,11 +98,8 @@ class TrainConfig:
         for name in values:
             if name not in known:
                 raise ConfigError(f"{source}: unknown field {name!r}{nearest(name, known)}")
-        hints = get_type_hints(cls)
-        # TOML tells 1 from 1.0; a float field takes either.
-        widened = {n: float(v) if hints[n] is float and type(v) is int else v for n, v in values.items()}
         try:
-            return cls(**widened)
+            return cls(**_widen(values))
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
 
@@ -121,17 +118,18 @@ class TrainConfig:
             try:
                 text = path.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"recipe {recipe}: {getattr(error, 'strerror', None) or error}") from error
+                reason = getattr(error, "strerror", None) or error
+                raise ConfigError(f"recipe {recipe}: {reason}") from error
         else:
-            known = ", ".join(shipped)
+            hint = nearest(str(recipe), shipped)
             raise ConfigError(
-                f"unknown recipe {str(recipe)!r}{nearest(str(recipe), shipped)} (shipped: {known}; or a .toml file)"
+                f"unknown recipe {str(recipe)!r}{hint} (shipped: {', '.join(shipped)}; or a .toml file)"
             )
         try:
             values = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"recipe {recipe}: {error}") from error
-        return cls.from_mapping(values | changes, f"recipe {recipe}")
+        return replace(cls.from_mapping(values, f"recipe {recipe}"), **_widen(changes))
 
     def to_toml(self) -> str:
         """The recipe that gives this config."""
@@ -148,6 +146,15 @@ def recipes() -> dict[str, str]:
         if path.name.endswith(".toml")
     }
     return dict(sorted(texts.items()))
+
+
+def _widen(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Integers where floats are due as floats: TOML tells 1 from 1.0."""
+    hints = get_type_hints(TrainConfig)
+    return {
+        name: float(value) if hints.get(name) is float and type(value) is int else value
+        for name, value in values.items()
+    }
 
 
 def nearest(name: str, known: Any) -> str:

@@ -8,6 +8,7 @@ every epoch, holds the state of every generator: a run that was killed and resum
 metrics and result as one that was not.
 """
 
+import io
 import json
 import math
 import warnings
@@ -131,10 +132,8 @@ def train(
     torch.manual_seed(config.seed)
     model = _build(config, data).to(device)
     optimizer = _optimizer(config, model)
-    steps_per_epoch = len(fit) // min(config.batch_size, len(fit))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: lr_factor(config, step / steps_per_epoch)
-    )
+    steps = len(fit) // _batch_size(config, fit)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(config, step / steps))
     shuffler = torch.Generator().manual_seed(config.seed)
     state = _State(model, optimizer, schedule, shuffler, rows=[])
     if resume:
@@ -142,7 +141,7 @@ def train(
 
     with _event_writer(out / "tensorboard", first=len(state.rows) + 1) as events:
         for epoch in range(len(state.rows) + 1, config.epochs + 1):
-            row = _train_epoch(epoch, config, state, fit, val, steps_per_epoch, on_step)
+            row = _train_epoch(epoch, config, state, fit, val, on_step)
             state.rows.append(row)
             for name in METRICS[1:]:
                 if (value := getattr(row, name)) is not None:
@@ -172,20 +171,20 @@ def _train_epoch(
     state: _State,
     fit: _Samples,
     val: _Samples | None,
-    steps_per_epoch: int,
     on_step: Callable[[int, int], None],
 ) -> Row:
     start = perf_counter()
     model, optimizer = state.model.train(), state.optimizer
     loss_function = LOSSES[config.loss]
     lr = optimizer.param_groups[-1]["lr"]
+    size = _batch_size(config, fit)
+    steps = len(fit) // size  # a last batch that is not full waits for another epoch
     before = latent_signs(model)
-    losses = torch.zeros(steps_per_epoch, device=fit.images.device)
+    losses = torch.zeros(steps, device=fit.images.device)
     correct = torch.zeros((), dtype=torch.int64, device=fit.images.device)
     order = torch.randperm(len(fit), generator=state.shuffler).to(fit.images.device)
-    size = len(fit) // steps_per_epoch if len(fit) < config.batch_size else config.batch_size
 
-    for step in range(steps_per_epoch):  # a last batch that is not full waits for the next epoch
+    for step in range(steps):
         x, labels = fit.batch(order[step * size : (step + 1) * size])
         with _autocast(config):
             logits = model(x)
@@ -196,9 +195,10 @@ def _train_epoch(
         state.schedule.step()
         losses[step] = loss.detach()
         correct += (logits.argmax(1) == labels).sum()
-        if (step + 1) % 50 == 0 or step + 1 == steps_per_epoch:  # not each time: it waits for the device
-            _check_finite(losses[: step + 1], model, epoch, steps_per_epoch)
-            on_step((epoch - 1) * steps_per_epoch + step + 1, config.epochs * steps_per_epoch)
+        if (step + 1) % 50 == 0 or step + 1 == steps:  # not each time: it waits for the device
+            done = (epoch - 1) * steps
+            _check_finite(losses[: step + 1], model, done, epoch)
+            on_step(done + step + 1, config.epochs * steps)
 
     loss_val = acc_val = None
     if val is not None:
@@ -207,7 +207,7 @@ def _train_epoch(
         epoch=epoch,
         loss_train=losses.mean().item(),
         loss_val=loss_val,
-        acc_train=correct.item() / (steps_per_epoch * size),
+        acc_train=correct.item() / (steps * size),
         acc_val=acc_val,
         flip_ratio=flip_ratio(before, latent_signs(model)) if before else None,
         lr=lr,
@@ -215,20 +215,18 @@ def _train_epoch(
     )
 
 
-def _check_finite(losses: Tensor, model: nn.Module, epoch: int, steps_per_epoch: int) -> None:
+def _check_finite(losses: Tensor, model: nn.Module, done: int, epoch: int) -> None:
+    """Of the epoch's losses so far, after `done` steps in the epochs before."""
+    kept = f"(epoch {epoch}); the last good checkpoint is kept: try a lower lr"
     wrong = (~losses.isfinite()).nonzero()
     if len(wrong):
         step = int(wrong[0])
-        raise TrainingDiverged(
-            f"the loss is {losses[step].item()} at step {(epoch - 1) * steps_per_epoch + step + 1} "
-            f"(epoch {epoch}); the last good checkpoint is kept: try a lower lr"
-        )
+        raise TrainingDiverged(f"the loss is {losses[step].item()} at step {done + step + 1} {kept}")
     # A NaN among the latent weights has a sign like any other, and the loss may stay finite.
     for name, parameter in named_latent_parameters(model):
         if not torch.isfinite(parameter.detach().sum()):
             raise TrainingDiverged(
-                f"latent weights of {name} are NaN or infinite by step "
-                f"{(epoch - 1) * steps_per_epoch + len(losses)} (epoch {epoch}); the last good checkpoint is kept"
+                f"latent weights of {name} are NaN or infinite by step {done + len(losses)} {kept}"
             )
 
 
@@ -319,6 +317,10 @@ def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
     return optimizer
 
 
+def _batch_size(config: TrainConfig, fit: _Samples) -> int:
+    return min(config.batch_size, len(fit))
+
+
 def _device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
@@ -333,9 +335,7 @@ def _split(
     """The samples to train on, those to validate on, and (mean, std) of each channel of the first."""
     n = len(data.train_images) - config.validation
     if n < 2:
-        raise ConfigError(
-            f"validation = {config.validation} leaves {max(n, 0)} of {len(data.train_images)} training samples"
-        )
+        raise ConfigError(f"validation = {config.validation} of {len(data.train_images)} leaves {max(n, 0)}")
     # From a histogram: exact, and no copy of the images in floating point.
     mean, std = [], []
     for channel in range(data.train_images.shape[1]):
@@ -401,8 +401,9 @@ def _save_checkpoint(path: Path, config: TrainConfig, state: _State) -> None:
         "rng_device": _device_rng(config),
         "rows": [asdict(row) for row in state.rows],
     }
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
+    buffer = io.BytesIO()  # writing to a full disk then raises OSError, not what torch makes of it
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getvalue())
 
 
 def _load_checkpoint(path: Path, config: TrainConfig, state: _State) -> None:
@@ -436,7 +437,7 @@ def _event_writer(folder: Path, first: int) -> Any:
         warnings.simplefilter("ignore", DeprecationWarning)  # tensorboard's own imports
         from torch.utils.tensorboard import SummaryWriter
     # Events of epochs from `first` on, written before a kill and the checkpoint, are void.
-    return SummaryWriter(str(folder), purge_step=first)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder), purge_step=first)
 
 
 # --- the end ----------------------------------------------------------------------------------------------
