@@ -1,7 +1,7 @@
 """binarize: which weights it takes, what it keeps, what it refuses, and the one-line layers."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ class LearnedScale(nn.Module):
 
 
 # --- what becomes binary ----------------------------------------------------------------------------------
-LAYERS: list[tuple[Callable[[], nn.Module], list[tuple[int, ...]], list[str]]] = [
+LAYERS = [
     (lambda: nn.Linear(4, 3), [(2, 4)], ["weight"]),
     (lambda: nn.Bilinear(4, 3, 2), [(2, 4), (2, 3)], ["weight"]),
     (lambda: nn.Conv1d(4, 6, 3, groups=2), [(2, 4, 8)], ["weight"]),
@@ -118,8 +118,7 @@ def test_every_kind_of_layer(make, shapes: list[tuple[int, ...]], names: list[st
 
 def test_only_weights_of_layers_are_taken() -> None:
     """binarize(network) leaves biases, batch norms and embeddings as they are."""
-    net = nn.ModuleDict({"embed": nn.Embedding(5, 4), "body": small_net(), "norm": nn.LayerNorm(4)})
-    binarize(net)
+    net = binarize(nn.ModuleDict({"embed": nn.Embedding(5, 4), "body": small_net(), "norm": nn.LayerNorm(4)}))
     assert latent_names(net) == ["body.0.weight", "body.3.weight"]
 
 
@@ -186,7 +185,7 @@ def test_dtype_is_kept(dtype: torch.dtype) -> None:
     """A layer of another dtype stays one, and .to() afterwards converts the latent weight."""
     layer = binarize(nn.Linear(4, 3, dtype=dtype))
     assert layer.weight.dtype == dtype
-    layer.to(torch.float32)
+    layer.float()
     assert layer.weight.dtype == latent(layer).dtype == torch.float32
 
 
@@ -200,27 +199,27 @@ def test_a_frozen_parameter_stays_frozen() -> None:
 # --- quantizers as arguments ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("quantizer", [LearnedScale, lambda: LearnedScale()])
-def test_a_class_or_factory_makes_one_for_each_weight(quantizer) -> None:
-    """Given a class or a function, each weight has a quantizer of its own."""
-    net = binarize(small_net(), quantizer)
+def test_a_class_or_factory_makes_one_for_each_weight() -> None:
+    """Given a class or a function, each weight has a quantizer of its own, made once; tied ones share it."""
+    net = binarize(small_net(), LearnedScale)
     assert len({id(m) for m in net.modules() if isinstance(m, LearnedScale)}) == 2
+    net, made = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)), []
+    net[2].weight = net[0].weight
+    binarize(net, lambda: made.append(Sign()) or made[-1])
+    assert [layer.parametrizations.weight[0].quantizer for layer in net] == [*made, made[0]]
 
 
 def test_an_instance_is_shared() -> None:
     """Given a module, every weight uses that one."""
     shared = LearnedScale()
-    net = binarize(small_net(), shared)
-    owners = [m for m in net.modules() if isinstance(m, Binarized)]
-    assert len(owners) == 2
-    assert all(m.quantizer is shared for m in owners)
+    owners = [m for m in binarize(small_net(), shared).modules() if isinstance(m, Binarized)]
+    assert [m.quantizer for m in owners] == [shared, shared]
 
 
 def test_a_quantizer_can_learn() -> None:
     """A quantizer's parameters are the model's, and get their gradient: d/da of Σ a sign(w) x."""
     layer = binarize(nn.Linear(3, 1, bias=False), LearnedScale)
-    scale = layer.parametrizations.weight[0].quantizer.scale
-    assert any(p is scale for p in layer.parameters())
+    (scale,) = (p for name, p in layer.named_parameters() if name.endswith("scale"))
     layer(torch.tensor([[1.0, 2.0, 4.0]])).sum().backward()
     assert scale.grad == (sign(latent(layer).detach()) * torch.tensor([1.0, 2.0, 4.0])).sum()
 
@@ -240,7 +239,7 @@ def test_mode_follows_the_model() -> None:
 
 class OneRowLess(nn.Module):
     def forward(self, w: Tensor) -> Tensor:
-        return w[1:] if w.shape[0] == 3 else w  # at the last layer alone
+        return w[1:] if w.shape[0] == 3 else w  # so that it is the last layer that fails
 
 
 class Doubles(nn.Module):
@@ -309,15 +308,18 @@ def test_a_lazy_layer_is_refused() -> None:
 
 # --- conveniences -----------------------------------------------------------------------------------------
 
-ONE_LINERS = [
-    (BinaryLinear, nn.Linear, (300, 40)),
-    (BinaryConv1d, nn.Conv1d, (30, 40, 9)),
-    (BinaryConv2d, nn.Conv2d, (30, 40, 3)),
-    (BinaryConv3d, nn.Conv3d, (10, 40, 3)),
-]
+one_liners = pytest.mark.parametrize(
+    ("make", "stock", "args"),
+    [
+        (BinaryLinear, nn.Linear, (300, 40)),
+        (BinaryConv1d, nn.Conv1d, (30, 40, 9)),
+        (BinaryConv2d, nn.Conv2d, (30, 40, 3)),
+        (BinaryConv3d, nn.Conv3d, (10, 40, 3)),
+    ],
+)
 
 
-@pytest.mark.parametrize(("make", "stock", "args"), ONE_LINERS, ids=[m.__name__ for m, *_ in ONE_LINERS])
+@one_liners
 def test_one_line_layers(make, stock: type[nn.Module], args: tuple[int, ...]) -> None:
     """BinaryLinear and its like are stock layers, with latent weights uniform in [-1, 1], ±1 when read."""
     layer = make(*args)
@@ -330,7 +332,7 @@ def test_one_line_layers(make, stock: type[nn.Module], args: tuple[int, ...]) ->
     assert layer.weight.abs().eq(1).all()
 
 
-@pytest.mark.parametrize(("make", "stock", "args"), ONE_LINERS, ids=[m.__name__ for m, *_ in ONE_LINERS])
+@one_liners
 def test_one_line_layers_pass_arguments_on(make, stock: type[nn.Module], args: tuple[int, ...]) -> None:
     """Further arguments are the stock layer's; `quantizer` is binarize's."""
     layer = make(*args, bias=False, dtype=torch.float64, quantizer=StochasticSign)
@@ -342,8 +344,8 @@ def test_one_line_layers_pass_arguments_on(make, stock: type[nn.Module], args: t
 
 
 def test_the_module_is_callable() -> None:
-    """`import bnn.binarize` makes bnn.binarize a module; calling it does what the function does."""
-    assert bnn.binarize is sys.modules["bnn.binarize"]
-    layer = nn.Linear(4, 3)
-    assert bnn.binarize(layer, Sign, name="bias") is layer
-    assert latent_names(layer) == ["bias"]
+    """Whether bnn.binarize is the function or, after `import bnn.binarize`, the module: calling it works."""
+    for call in (bnn.binarize, sys.modules["bnn.binarize"]):
+        layer = nn.Linear(4, 3)
+        assert call(layer, Sign, name="bias") is layer
+        assert latent_names(layer) == ["bias"]

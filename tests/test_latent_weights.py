@@ -52,7 +52,7 @@ def test_latent_parameters_once_each() -> None:
     assert list(latent_parameters(nn.Linear(2, 2))) == []
 
 
-# --- state dicts ------------------------------------------------------------------------------------------
+# --- state dicts -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_float_state_dict_leaves_quantizers_alone(make) -> None:
         assert torch.equal(parameter, plain.get_parameter(name))
 
 
-# --- changing a weight ------------------------------------------------------------------------------------
+# --- changing a weight -------------------------------------------------------------------------------------
 
 
 def test_assignment_reaches_the_latent_weight_as_a_copy() -> None:

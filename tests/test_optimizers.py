@@ -6,12 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnn.binarize import (
-    binarize,
-    clip_latent_weights,
-    latent_parameters,
-    scaled_parameter_groups,
-)
+from bnn.binarize import binarize, clip_latent_weights, latent_parameters, scaled_parameter_groups
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +31,7 @@ class Tied(nn.Module):
         self.decoder.weight = self.encoder.weight
 
 
-# --- optimizers -------------------------------------------------------------------------------------------
+# --- optimizers --------------------------------------------------------------------------------------------
 
 OPTIMIZERS = {
     name: kind
@@ -103,7 +98,7 @@ def test_the_list_of_optimizers_is_complete() -> None:
     assert {"Adam", "AdamW", "LBFGS", "Muon", "RMSprop", "SGD", "SparseAdam"} <= set(OPTIMIZERS)
 
 
-# --- clipping ---------------------------------------------------------------------------------------------
+# --- clipping ----------------------------------------------------------------------------------------------
 
 
 def test_clipping_is_after_every_step_and_of_latent_weights_alone() -> None:
@@ -144,7 +139,7 @@ def test_clipping_with_nothing_to_clip_is_an_error() -> None:
             clip_latent_weights(optimizer, layer, limit)
 
 
-# --- learning rates -------------------------------------------------------------------------------------
+# --- learning rates ----------------------------------------------------------------------------------------
 
 FANS: list[tuple[Callable[[], nn.Module], float]] = [
     (lambda: nn.Linear(784, 2048), 43.45),  # sqrt((784 + 2048) / 1.5): the authors' figures

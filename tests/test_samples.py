@@ -92,11 +92,18 @@ def test_a_forward_uses_one_sample(make, name: str, inputs: int, whole: bool) ->
     assert not torch.equal(samples[0], samples[1])
 
 
+def test_a_layer_of_a_network_by_itself() -> None:
+    """A layer of a binarized network, called outside of it, uses one sample too."""
+    net, samples = recorded(Net(nn.LSTM(4, 4), lambda layer, x: layer(x)[0]))
+    net.layer(torch.ones(2, 1, 4))
+    assert [sample.shape for sample in samples] == [(16, 4), (16, 4)]
+
+
 @pytest.mark.parametrize("make", [lambda: nn.Linear(4, 4), lambda: nn.LSTM(4, 4)], ids=["Linear", "LSTM"])
 def test_a_layer_called_twice_in_a_forward(make) -> None:
     """A layer called twice by its network uses one sample in both, and both calls have their gradient."""
     layer, samples = recorded(make())
-    weights = len(samples) or len(list(latent_parameters(layer)))
+    weights = len(list(latent_parameters(layer)))
 
     def last(layer: nn.Module, x: Tensor) -> Tensor:
         layer(x)
@@ -241,6 +248,20 @@ def test_an_interrupted_forward_leaves_no_sample_behind(error: type[BaseExceptio
         assert torch.equal(net(torch.eye(8)), sign(latent(net.layer).detach()).T)
 
 
+def test_a_failure_that_the_network_handles() -> None:
+    """A layer's forward that raised is over: where the network goes on, it goes on with its one sample."""
+
+    def retry(layer: nn.Module, x: Tensor) -> Tensor:
+        with pytest.raises(RuntimeError):
+            layer(x[:, :5])
+        return layer(x) + layer(x)
+
+    net, samples = recorded(Net(nn.Linear(8, 8, bias=False), retry))
+    assert torch.equal(net(torch.eye(8)), 2 * samples[0].T)
+    assert len(samples) == 1
+    assert not torch.equal(net.layer.weight, samples[0])
+
+
 class Tracked(Sign):
     """Knows whether the memory of what it returned is still held."""
 
@@ -264,6 +285,7 @@ def test_a_forward_holds_no_copies(make, inputs: int, training: bool, gradient: 
     """After a forward, and its graph, no binarized weight is alive: memory is that of the latent weights."""
     quantizer = Tracked()
     layer = binarize(make(), quantizer).train(training)
+    assert all(value.expired() for value in quantizer.values)
     quantizer.values.clear()
     with torch.set_grad_enabled(gradient):
         y = layer(*[torch.ones(3, 2, 4)] * inputs)

@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bnn import nodes
@@ -64,10 +65,10 @@ def _conv2d(
             t.fail(f"padding with {source.value} and then with 0")
         top, bottom, left, right = source.padding
         sides = (sides[0] + top, sides[1] + bottom, sides[2] + left, sides[3] + right)
-        source, pad_value = source.source, source.value
+        pad_value = source.value
     return t.product(
         nodes.Conv2d,
-        t.name(source),
+        source.source if isinstance(source, Padded) else t.name(x),
         weight,
         bias,
         stride=_pair(stride),
@@ -131,10 +132,14 @@ def _compare(t: Translator, x: Any, bound: Any, negated: bool) -> Value:
 def _where(t: Translator, condition: Any, yes: Any, no: Any) -> Value:
     half, values = t.values[condition], [t.constant(yes), t.constant(no)]
     if isinstance(half, AtLeastZero) and all(v is not None and v.size == 1 for v in values):
-        signs = [float(v) for v in values if v is not None]
+        signs = [v.item() for v in values if v is not None]
         if signs == ([-1.0, 1.0] if half.negated else [1.0, -1.0]):
             return t.add(nodes.Sign, half.source)
     t.fail("`where` is understood only as a sign, where(x >= 0, 1, -1): use bnn.functional.sign")
+
+
+def _full_like(t: Translator, x: Any, value: float, **kwargs: Any) -> Value:
+    return torch.tensor(float(value))  # one number stands for all entries
 
 
 def _relu(t: Translator, x: Any) -> Value:
@@ -335,6 +340,9 @@ OPERATIONS: dict[str, Operation] = {
     "aten.where.ScalarSelf": _where,
     "aten.where.ScalarOther": _where,
     "aten.where.self": _where,
+    "aten.full_like.default": _full_like,
+    "aten.ones_like.default": lambda t, x, **kwargs: _full_like(t, x, 1),
+    "aten.zeros_like.default": lambda t, x, **kwargs: _full_like(t, x, 0),
     "aten.max_pool2d.default": _max_pool2d,
     "aten.avg_pool2d.default": _avg_pool2d,
     "aten.adaptive_avg_pool2d.default": _adaptive(nodes.AvgPool2d),
@@ -347,25 +355,18 @@ OPERATIONS: dict[str, Operation] = {
     "aten.div.Tensor": _div,
     "aten.neg.default": _neg,
     "aten.cat.default": _cat,
-    "aten.flatten.using_ints": _reshape,
     "aten.view.default": _reshape,
-    "aten.reshape.default": _reshape,
-    "aten._unsafe_view.default": _reshape,
-    "aten.squeeze.dims": _reshape,
+    "aten.squeeze.default": _reshape,
     "aten.squeeze.dim": _reshape,
+    "aten.squeeze.dims": _reshape,
     "aten.softmax.int": _softmax,
-    "aten._softmax.default": _softmax,
     "aten.pad.default": _pad,
-    "aten.constant_pad_nd.default": lambda t, x, widths, value=0.0: _pad(t, x, widths, "constant", value),
-    "aten.dropout.default": _identity,
-    "aten.feature_dropout.default": _identity,
-    "aten.alpha_dropout.default": _identity,
     "aten.clone.default": _identity,
-    "aten.contiguous.default": _identity,
     "aten.detach.default": _identity,
-    "aten.alias.default": _identity,
-    "aten.to.dtype": _identity,
     "aten._to_copy.default": _identity,
+    "aten.native_dropout.default": _refuse(
+        "dropout that stays on in eval(); F.dropout takes training=self.training"
+    ),
     "aten.sign.default": _refuse("torch.sign gives 0 at 0, which has no bit; use bnn.functional.sign"),
     "aten.gt.Scalar": _refuse("a sign is where(x >= 0, 1, -1), 0 counts as +1; use bnn.functional.sign"),
     "aten._native_batch_norm_legit.no_stats": _refuse("a batch norm without running statistics"),

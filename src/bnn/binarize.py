@@ -156,8 +156,7 @@ class Binarized(nn.Module):
         self.check_untouched()
         if module in self._open:  # since its last forward met Ctrl-C: only an Exception calls hooks
             self._forget()
-        if self.training:
-            self._open.append(module)
+        self._open.append(module)
 
     def close_forward(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """A forward hook, called after an exception as well."""

@@ -69,8 +69,6 @@ def _train(options: argparse.Namespace) -> int:
     results = {}
     for seed in seeds:
         folder = out / f"seed-{seed}" if options.seeds else out
-        print(f"{options.recipe}: {config.model} on {config.data}, {config.weights} weights, seed {seed}")
-        print(f"writing to {folder}")
         run = TrainConfig.from_recipe(options.recipe, **(given | {"seed": seed}))
         try:
             with _progress() as (on_step, on_epoch):
@@ -92,7 +90,8 @@ def _train(options: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
             return 130
-        _print_result(asdict(results[seed]), config.data)
+        _print_result(asdict(results[seed]), f"{config.data} (seed {seed})")
+        print(f"in {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     if options.seeds:
         _print_spread({seed: asdict(result) for seed, result in results.items()}, out)
     return 0
@@ -290,18 +289,17 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """One line for a mistake, with the nearest option or command where one was mistyped."""
+    """One line for a mistake, with the nearest option where one was mistyped."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)  # an abbreviation may mean another option tomorrow
 
     def error(self, message: str) -> NoReturn:
-        words = message.split()
         if message.startswith("unrecognized arguments:"):
-            message += self._nearest(words[2].partition("=")[0], list(self._option_string_actions))
+            option = message.split()[2].partition("=")[0]
+            close = difflib.get_close_matches(option, self._option_string_actions, n=1)
+            message += f" (did you mean {close[0]}?)" if close else ""
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-    @staticmethod
-    def _nearest(word: str, known: list[str]) -> str:
-        close = difflib.get_close_matches(word, known, n=1)
-        return f" (did you mean {close[0]}?)" if close else ""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         # Subparsers hand unknown options up to the main parser, which does not know what is near them.

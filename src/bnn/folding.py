@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from bnn.nodes import (
     INPUT,
     Affine,
-    Concat,
+    AvgPool2d,
     Conv2d,
     Flatten,
     Hardtanh,
+    Kind,
     Linear,
     MaxPool2d,
     Node,
@@ -47,8 +48,8 @@ def fold(nodes: Sequence[Node], output: str) -> tuple[Node, ...]:
     _fold_affines(graph)
     _simplify_signs(graph)
     _fold_thresholds(graph)
-    precise = _read_by_signs_only(graph)
-    return tuple(_with_precision(node, node.name in precise) for node in graph)
+    precise, kinds = _read_by_signs_only(graph), graph.kinds()
+    return tuple(_with_precision(node, kinds[node.name], node.name in precise) for node in graph)
 
 
 class _Graph:
@@ -68,6 +69,13 @@ class _Graph:
     def uses(self) -> Counter[str]:
         """How often each value is read; being the output counts."""
         return Counter([self.output, *(name for node in self.nodes.values() for name in node.inputs)])
+
+    def kinds(self) -> dict[str, Kind]:
+        """The kind of each value."""
+        kinds: dict[str, Kind] = {INPUT: "input"}
+        for node in self:
+            kinds[node.name] = node.kind(*(kinds[name] for name in node.inputs))
+        return kinds
 
     def put(self, node: Node) -> None:
         """Replaces the node of that name."""
@@ -126,9 +134,15 @@ def _simplify_signs(graph: _Graph) -> None:
             before = graph.producer(node.inputs[0])
         if isinstance(before, Sign):
             graph.bypass(node)
-        elif isinstance(before, ReLU) or (isinstance(before, Hardtanh) and before.low >= 0):
+        elif _never_negative(graph, before):
             warnings.warn(f"{node.name}: the sign of a ReLU is always +1", PackWarning, stacklevel=2)
     graph.drop_unused()
+
+
+def _never_negative(graph: _Graph, node: Node | None) -> bool:
+    while isinstance(node, MaxPool2d | AvgPool2d | Flatten):
+        node = graph.producer(node.inputs[0])
+    return isinstance(node, ReLU) or (isinstance(node, Hardtanh) and node.low >= 0)
 
 
 # --- thresholds -------------------------------------------------------------------------------------------
@@ -140,7 +154,7 @@ def _fold_thresholds(graph: _Graph) -> None:
     On the way from the product to the sign may lie affine nodes and max pooling, which commutes with an
     increasing map: max(a * z + b) = a * max(z) + b only if a > 0.
     """
-    signs = _sign_values(graph)
+    kinds = graph.kinds()
     for node in graph:
         node = graph.nodes[node.name]
         if not isinstance(node, Sign):
@@ -160,28 +174,14 @@ def _fold_thresholds(graph: _Graph) -> None:
         if not isinstance(source, Linear | Conv2d) or graph.uses()[source.name] != 1:
             continue
         a, b = _scale_shift(source)
-        gives_integers = source.inputs[0] in signs and source.is_packed and _pads_with_integers(source)
-        if not gives_integers or (pooled and not (a > 0).all()):
+        product = replace(source, scale=None, shift=None)
+        if product.kind(kinds[source.inputs[0]]) != "int" or (pooled and not (a > 0).all()):
             continue
         threshold, flip = integer_threshold(scale * a, scale * b + shift)
-        graph.put(replace(source, scale=None, shift=None))
+        graph.put(product)
         graph.put(Threshold(name=node.name, inputs=node.inputs, threshold=threshold, flip=flip))
         for affine in removed:
             graph.bypass(affine)
-
-
-def _pads_with_integers(node: Product) -> bool:
-    return isinstance(node, Linear) or not any(node.padding) or node.pad_value in (-1, 0, 1)
-
-
-def _sign_values(graph: _Graph) -> set[str]:
-    """Names of the values that are ±1."""
-    signs: set[str] = set()
-    for node in graph:
-        keeps = isinstance(node, Flatten | MaxPool2d | Concat) and signs.issuperset(node.inputs)
-        if isinstance(node, Sign | Threshold) or keeps:
-            signs.add(node.name)
-    return signs
 
 
 def integer_threshold(scale: Array, shift: Array) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
@@ -228,12 +228,12 @@ def _read_by_signs_only(graph: _Graph) -> set[str]:
     return precise
 
 
-def _with_precision(node: Node, precise: bool) -> Node:
+def _with_precision(node: Node, kind: Kind, precise: bool) -> Node:
     if not isinstance(node, Linear | Conv2d | Affine):
         return node
-    if precise and isinstance(node, Linear | Conv2d) and node.inputs[0] == INPUT and node.scale is None:
-        scale, shift = _scale_shift(node)
-        return replace(node, scale=scale, shift=shift)  # so that its dtype says float64
-    if node.scale is None or node.shift is None or precise:
+    if precise and kind == "float":
+        scale, shift = _scale_shift(node)  # even if it has none: their dtype says float64
+        return replace(node, scale=scale, shift=shift)
+    if node.scale is None or node.shift is None:
         return node
     return replace(node, scale=node.scale.astype(np.float32), shift=node.shift.astype(np.float32))

@@ -66,19 +66,24 @@ def _restore(module: nn.Module, path: str, weights: str, values: dict[tuple[int,
             if chain.is_tensor
             else tuple(getattr(chain, f"original{i}") for i in range(chain.ntensors))
         )
-        key = tuple(id(tensor) for tensor in originals)
+        key = tuple(id(part) for part in (*originals, *chain))  # tied, and by the same quantizer
         if key not in values:
             value = _evaluate(list(chain), originals, weights)
-            if not value.isfinite().all():
+            if not all(
+                tensor.isfinite().all() for tensor in (*originals, value)
+            ):  # the sign of NaN is finite
                 raise ValueError(f"{path}.{name} holds NaN or infinity".lstrip("."))
             values[key] = nn.Parameter(value.detach().clone(), requires_grad=False)
         frozen[name] = values[key]
     del module.parametrizations
     module.__class__ = type(module).__bases__[0]
-    others = list(module._parameters)
+    # A stock layer has its weights before its biases, and an RNN both of them layer by layer.
+    order = sorted([*frozen, *module._parameters], key=lambda name: "bias" in name)
+    if isinstance(module, nn.RNNBase):
+        order = module._flat_weights_names
     for name, value in frozen.items():
         setattr(module, name, value)  # an RNN notices this and renews its list of weights
-    for name in others:  # weight before bias, as a stock layer has them
+    for name in order:
         module._parameters[name] = module._parameters.pop(name)
 
 
@@ -90,7 +95,7 @@ def _evaluate(chain: list[nn.Module], originals: tuple[Tensor, ...], weights: st
             value = parametrization(*value)
         elif weights == "real":
             (value,) = value
-        elif weights == "sample" and isinstance(parametrization.quantizer, Sign | StochasticSign):
+        elif weights == "sample" and type(parametrization.quantizer) in (Sign, StochasticSign):
             value = _snap(stochastic_sign(*value))
         else:
             value = _snap(parametrization.quantizer.train(weights == "sample")(*value))
@@ -133,27 +138,32 @@ def recalibrate(model: M, data: Tensor | Iterable[Any]) -> M:
         `model`, in eval mode.
 
     Raises:
-        ValueError: there is no batch in `data`.
+        ValueError: there is no batch in `data`. After this, or any other exception, the statistics are
+            what they were.
     """
     model.eval()
     norms = [
         m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
     ]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # PyTorch's way to say: the mean over all batches
-        norm.train()
+    before = [(norm.momentum, copy.deepcopy(norm.state_dict())) for norm in norms]
     try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # PyTorch's way to say: the mean over all batches
+            norm.train()
         batches = 0
         with torch.no_grad():
             for batch in [data] if isinstance(data, Tensor) else data:
                 model(batch if isinstance(batch, Tensor) else batch[0])
                 batches += 1
+        if batches == 0:
+            raise ValueError("recalibrate: there is no batch in data")
+    except BaseException:
+        for norm, (_, state) in zip(norms, before, strict=True):
+            norm.load_state_dict(state)
+        raise
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, (momentum, _) in zip(norms, before, strict=True):
             norm.momentum = momentum
             norm.eval()
-    if batches == 0:
-        raise ValueError("recalibrate: there is no batch in data")
     return model

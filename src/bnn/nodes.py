@@ -242,7 +242,7 @@ class Conv2d(_Product):
         require(all(v >= 1 for v in (*self.stride, *self.dilation, self.groups)), "sizes must be positive")
         require(all(v >= 0 for v in self.padding), f"negative padding {self.padding}")
         require(self.out_channels % self.groups == 0, f"{self.out_channels} channels in {self.groups} groups")
-        require(bool(np.isfinite(self.pad_value)), "pad_value must be finite")
+        _check_number("pad_value", self.pad_value)
 
     def shape(self, *inputs: Shape) -> Shape:
         channels = self.weight.shape[1] * self.groups
@@ -333,6 +333,8 @@ class Hardtanh(Node):
     high: float = 1.0
 
     def check(self) -> None:
+        _check_number("low", self.low)
+        _check_number("high", self.high)
         require(self.low <= self.high, f"low {self.low} above high {self.high}")
 
 
@@ -470,9 +472,16 @@ def _check_floats(node: Node, name: str, array: Array, shape: Shape, dtypes: tup
     require(bool(np.isfinite(array).all()), f"{name} holds NaN or infinity")
 
 
+def _check_number(name: str, value: float) -> None:
+    """A parameter of float32 arithmetic, so within its range."""
+    require(abs(value) <= float(np.finfo(np.float32).max), f"{name} is {value}, not a finite float32")
+
+
 def _window(shape: Shape, kernel: Shape, stride: Pair, padding: Padding, dilation: Pair) -> Pair:
     top, bottom, left, right = padding
-    height = (shape[1] + top + bottom - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
-    width = (shape[2] + left + right - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
-    require(height >= 1 and width >= 1, f"its window is larger than the padded input {shape}")
+    padded = (shape[0], shape[1] + top + bottom, shape[2] + left + right)
+    check_shape("its padded input", padded)  # which a large stride would hide: the output can be small
+    height = (padded[1] - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
+    width = (padded[2] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
+    require(height >= 1 and width >= 1, f"its window is larger than the padded input {padded}")
     return height, width

@@ -35,10 +35,13 @@ class PackedModel:
 
     def __post_init__(self) -> None:
         require(len(self.nodes) > 0, "a model needs at least one node")
+        strings = all(isinstance(text, str) for entry in self.about.items() for text in entry)
+        require(strings, f"about must map strings to strings, not {dict(self.about)}")
         shapes: dict[str, Shape] = {INPUT: self.input.shape}
         kinds: dict[str, Kind] = {INPUT: "input"}
         for node in self.nodes:
             try:
+                require(node.name != "", "it has no name")
                 require(node.name not in shapes, "the name is taken")
                 missing = [name for name in node.inputs if name not in shapes]
                 require(not missing, f"no earlier node is named {missing[:1]}")
@@ -84,4 +87,4 @@ class PackedModel:
         try:
             return cls(contract, nodes, about)
         except ValueError as error:
-            raise FormatError(f"{path}: {error}") from error
+            raise FormatError.of(path, error) from error

@@ -41,6 +41,11 @@ Contents = tuple[InputContract, tuple[Node, ...], dict[str, str]]
 class FormatError(ValueError):
     """A file is not a sound .bnn file. The message is one line: the file and what is wrong with it."""
 
+    @classmethod
+    def of(cls, path: str | Path, problem: object) -> "FormatError":
+        """Of whatever was noticed, which may quote the file at length."""
+        return cls(f"{path}: {' '.join(str(problem).split())[:300]}")
+
 
 def save(
     path: str | Path, contract: InputContract, nodes: tuple[Node, ...], about: Mapping[str, str]
@@ -70,9 +75,9 @@ def load(path: str | Path) -> Contents:
         tensors = safetensors.numpy.load(content)
         return _decode_graph(graph, tensors)
     except FormatError as error:
-        raise FormatError(f"{path}: {error}") from error
-    except (safetensors.SafetensorError, ValueError, KeyError, OverflowError) as error:
-        raise FormatError(f"{path}: not a sound .bnn file ({error})") from error
+        raise FormatError.of(path, error) from error
+    except (safetensors.SafetensorError, ValueError, KeyError, OverflowError, RecursionError) as error:
+        raise FormatError.of(path, f"not a sound .bnn file ({error})") from error
 
 
 # --- the container ----------------------------------------------------------------------------------------
@@ -86,27 +91,30 @@ def _read_graph(content: bytes) -> dict[str, Any]:
         raise FormatError(
             f"truncated, or no .bnn file: a header of {length} bytes in a file of {len(content)}"
         )
-    header = _parse(content[8 : 8 + length], "header")
+    header = _parse(content[8 : 8 + length].decode(), "header")
     metadata = header.get("__metadata__")
     if not isinstance(metadata, dict) or set(metadata) != {"bnn"} or not isinstance(metadata["bnn"], str):
         raise FormatError("a safetensors file, but not a .bnn file: its metadata is not the one key 'bnn'")
-    graph = _parse(metadata["bnn"].encode(), "graph")
-    if graph.get("format") != FORMAT:
-        raise FormatError(f"format version {graph.get('format')!r}; this release reads version {FORMAT}")
+    graph = _parse(metadata["bnn"], "graph")
+    version = graph.get("format")
+    if type(version) is not int or version != FORMAT:  # True == 1 as well
+        raise FormatError(f"format version {version!r:.40}; this release reads version {FORMAT}")
     return graph
 
 
-def _parse(text: bytes, what: str) -> dict[str, Any]:
+def _parse(text: str, what: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
-            raise FormatError(f"the {what} has a key twice")
+            raise ValueError("a key stands in it twice")
         return result
 
     try:
         parsed = json.loads(text, object_pairs_hook=unique)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise FormatError(f"the {what} is not JSON ({error})") from error
+        # NaN, 1e999 and half a surrogate pair, which `json` reads, could not be written again.
+        json.dumps(parsed, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"the {what} is not sound JSON ({error})") from error
     if not isinstance(parsed, dict):
         raise FormatError(f"the {what} is not a JSON object")
     return parsed
@@ -138,8 +146,8 @@ def _decode_graph(graph: dict[str, Any], tensors: Tensors) -> Contents:
         raise FormatError(f"the graph's keys are {sorted(graph)}")
     unused = dict(tensors)
     about = graph["about"]
-    if not isinstance(about, dict) or not all(isinstance(v, str) for v in about.values()):
-        raise FormatError("'about' does not map strings to strings")
+    if not isinstance(about, dict):
+        raise FormatError("'about' is not an object")
     contract = _decode_fields(InputContract, graph["input"], "input", unused)
     if not isinstance(graph["nodes"], list):
         raise FormatError("'nodes' is not a list")
@@ -157,8 +165,8 @@ def _decode_graph(graph: dict[str, Any], tensors: Tensors) -> Contents:
 def _decode_fields(cls: type[Any], entry: Any, where: str, tensors: Tensors) -> Any:
     if not isinstance(entry, dict):
         raise FormatError(f"{where} is not an object")
-    hints = {f.name: get_type_hints(cls)[f.name] for f in fields(cls)}
-    unknown = sorted(set(entry) - set(hints))
+    hints = get_type_hints(cls)
+    unknown = sorted(set(entry) - {f.name for f in fields(cls)})
     missing = [f.name for f in fields(cls) if f.name not in entry and f.default is MISSING]
     if unknown or missing:
         problem = f"has an unknown field {unknown[0]!r}" if unknown else f"lacks {missing[0]!r}"

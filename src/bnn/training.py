@@ -373,6 +373,8 @@ def _claim(out: Path, config: TrainConfig, resume: bool, force: bool) -> None:
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file, not a folder")
     out.mkdir(parents=True, exist_ok=True)
+    for leftover in out.glob(".*.tmp*"):  # of a killed run, in the middle of a write
+        leftover.unlink()
     if force:
         for name in ("checkpoint.pt", "metrics.csv", "model.bnn", "result.json", "curves.png"):
             (out / name).unlink(missing_ok=True)

@@ -68,7 +68,9 @@ class Runner:
         if x.dtype == np.uint8 and not contract.mean:
             raise ValueError("this model was packed without mean and std: give normalised float32, not uint8")
         if x.shape[1:] != contract.shape or x.ndim == 0:
-            raise ValueError(f"input must have shape (batch, {', '.join(map(str, contract.shape))}), not {x.shape}")
+            raise ValueError(
+                f"input must have shape (batch, {', '.join(map(str, contract.shape))}), not {x.shape}"
+            )
         return ENGINES[self.engine](self.model, x)
 
     def predict(self, x: NDArray[Any]) -> NDArray[np.int64]:

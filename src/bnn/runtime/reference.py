@@ -3,7 +3,7 @@
 Products of integers (±1 with ±1, or ±1 with uint8 pixels) are exact: they are computed in floating
 point, by numpy's fast matrix product, in a dtype that holds every integer up to their largest sum.
 (`bnn.bits.dot` is the same by xor and population count.) Values of kind float are float32, or float64
-where a node's scale is.
+where a node's scale is; pixels are normalised in float64.
 """
 
 from collections.abc import Callable
@@ -23,6 +23,7 @@ from bnn.nodes import (
     Conv2d,
     Flatten,
     Hardtanh,
+    InputContract,
     Linear,
     MaxPool2d,
     Node,
@@ -73,34 +74,39 @@ def _run(model: PackedModel, x: Array) -> Array:
     for node in model.nodes:
         inputs = [values[name] for name in node.inputs]
         if inputs[0].dtype == np.uint8 and isinstance(node, Linear | Conv2d) and node.is_packed:
-            y = _product_of_pixels(node, inputs[0], *_per_entry(model, inputs[0]))
+            y = _product_of_pixels(node, inputs[0], model.input)
         else:
             if not isinstance(node, Flatten):  # which leaves raw pixels raw
-                inputs = [_normalise(v, *_per_entry(model, v)) if v.dtype == np.uint8 else v for v in inputs]
+                inputs = [_normalise(v, model.input) for v in inputs]
             y = OPERATIONS[type(node)](node, *inputs)
         values[node.name] = y
         for name in {name for name in node.inputs if last_use[name] is node}:
             del values[name]  # nothing reads it any more
-    return values[model.output.name]
+    return _normalise(values[model.output.name], model.input)
 
 
 # --- raw pixels -------------------------------------------------------------------------------------------
 
 
-def _per_entry(model: PackedModel, x: Array) -> tuple[Array, Array]:
-    """mean and std of the contract for each index of x's first axis after the batch.
+def _mean_std(contract: InputContract, x: Array) -> tuple[Array, Array]:
+    """mean and std for each index of the first axis after the batch, shaped to broadcast over x.
 
     After Flatten, that axis runs over pixels, channel by channel.
     """
-    mean, std = np.array(model.input.mean), np.array(model.input.std)
-    return np.repeat(mean, x.shape[1] // mean.size), np.repeat(std, x.shape[1] // std.size)
+    mean, std = np.array(contract.mean), np.array(contract.std)
+    repeats = x.shape[1] // mean.size
+    return _channels(np.repeat(mean, repeats), x), _channels(np.repeat(std, repeats), x)
 
 
-def _normalise(x: Array, mean: Array, std: Array) -> Array:
-    return ((x / 255.0 - _channels(mean, x)) / _channels(std, x)).astype(np.float32)
+def _normalise(x: Array, contract: InputContract) -> Array:
+    """x / 255, normalised, in float64, so that signs are the float64 network's; x, if it is not raw."""
+    if x.dtype != np.uint8:
+        return x
+    mean, std = _mean_std(contract, x)
+    return (x / 255 - mean) / std
 
 
-def _product_of_pixels(node: Linear | Conv2d, x: Array, mean: Array, std: Array) -> Array:
+def _product_of_pixels(node: Linear | Conv2d, x: Array, contract: InputContract) -> Array:
     """weight · (x / 255 - mean) / std, from exact integer sums: one for each group of equal normalisation.
 
     weight · x_normalised = sum over channels c of (weight · x_c) / (255 std_c) - weight · (mean_c / std_c)
@@ -109,26 +115,33 @@ def _product_of_pixels(node: Linear | Conv2d, x: Array, mean: Array, std: Array)
     image, so at the border fewer means are taken off. It is computed as the product with the image of a
     raw 0 everywhere.
     """
-    zero = np.broadcast_to(_channels(-mean / std, x), (1, *x.shape[1:]))
+    mean, std = _mean_std(contract, x)
+    zero = np.broadcast_to(-mean / std, (1, *x.shape[1:]))
     total = _product(node, zero, np.dtype(np.float64))
     for value in np.unique(std):
-        same = _channels(std == value, x)
-        total = total + _product(node, np.where(same, x, 0), np.dtype(np.float64), raw=True) / (255 * value)
-    return _scale_and_shift(node, total, np.dtype(np.float32) if node.scale is None else node.scale.dtype)
+        same = np.where(std == value, x, 0)
+        total = total + _product(node, same, np.dtype(np.float64), raw=True) / (255 * value)
+    return _scale_and_shift(node, total)
 
 
 # --- products ---------------------------------------------------------------------------------------------
 
 
 def _linear_or_conv(node: Linear | Conv2d, x: Array) -> Array:
-    dtype = np.dtype(np.float32) if node.scale is None else node.scale.dtype
-    return _scale_and_shift(node, _product(node, x, dtype), dtype)
+    return _scale_and_shift(node, _product(node, x, _dtype(node)))
 
 
-def _scale_and_shift(node: Linear | Conv2d, y: Array, dtype: np.dtype[Any]) -> Array:
+def _dtype(node: Linear | Conv2d) -> np.dtype[Any]:
+    """Of the result: the scale's, or without one the smallest that holds every integer up to n."""
+    if node.scale is not None:
+        return node.scale.dtype
+    return np.dtype(np.float32 if prod(node.weight.shape[1:]) <= 2**24 else np.float64)
+
+
+def _scale_and_shift(node: Linear | Conv2d, y: Array) -> Array:
     if node.scale is not None and node.shift is not None:
         y = y * _channels(node.scale, y) + _channels(node.shift, y)
-    return y.astype(dtype, copy=False)
+    return y.astype(_dtype(node), copy=False)
 
 
 def _product(node: Linear | Conv2d, x: Array, dtype: np.dtype[Any], raw: bool = False) -> Array:

@@ -1,0 +1,39 @@
+# make demo      train, freeze, pack and run a one-bit network on the embedded digits
+# make test      the tests, but for those marked slow
+# make test-all  all of them
+# make lint      lint, format and types
+#
+# Each sets up .venv first. PYTHON=python3.12 chooses another interpreter.
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := demo
+READY := .venv/.installed
+
+.PHONY: demo test test-all lint clean
+
+demo: $(READY)
+	$(BIN)/bnn train digits --out $(DEMO) --force
+	$(BIN)/bnn eval $(DEMO)
+	$(BIN)/bnn info $(DEMO)
+	@echo
+	@echo "The curves are in $(DEMO)/curves.png, the packed network in $(DEMO)/model.bnn."
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -n 2
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

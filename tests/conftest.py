@@ -1,0 +1,18 @@
+"""Fixtures that several test files share."""
+
+from pathlib import Path
+
+import pytest
+from bnn_files import small
+
+
+@pytest.fixture(scope="session")
+def bnn_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bnn") / "m.bnn"
+
+
+@pytest.fixture(scope="session")
+def sound(bnn_path: Path) -> bytes:
+    """The bytes of a sound file."""
+    small().save(bnn_path)
+    return bnn_path.read_bytes()

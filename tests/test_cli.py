@@ -1,0 +1,297 @@
+"""The command line, as a user meets it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bnn.cli import main
+from bnn.data import load_dataset
+
+SMALL = ["--epochs", "6", "--width", "64", "--lr", "0.003"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run on the digits."""
+    out = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["train", "digits", "--out", str(out), *SMALL]) == 0
+    return out
+
+
+def _fails(capsys, *argv):
+    """The one line on standard error of a command that exits with 2."""
+    try:
+        status = main(list(argv))
+    except SystemExit as stop:  # argparse's own
+        status = stop.code
+    captured = capsys.readouterr()
+    assert status == 2
+    assert captured.err.startswith("bnn")
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def test_train_prints_epochs_and_the_three_accuracies(tmp_path, capsys):
+    """An epoch a line, then trained, frozen and packed; no control characters where it is no terminal."""
+    assert main(["train", "digits", "--out", str(tmp_path), *SMALL]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("\nepoch") == 5  # and the first
+    for word in ("trained", "frozen", "packed", "times smaller"):
+        assert word in captured.out
+    assert "\x1b" not in captured.out + captured.err
+    assert captured.err == ""
+
+
+def test_seeds_make_a_folder_each_and_a_spread(tmp_path, capsys):
+    """--seeds 2 runs two seeds and reports mean and deviation."""
+    assert main(["train", "digits", "--out", str(tmp_path), "--seeds", "2", "--seed", "5", *SMALL]) == 0
+    assert "±" in capsys.readouterr().out
+    spread = json.loads((tmp_path / "seeds.json").read_text())
+    values = [
+        json.loads((tmp_path / f"seed-{seed}" / "result.json").read_text())["packed"] for seed in (5, 6)
+    ]
+    assert spread["seeds"] == [5, 6]
+    assert spread["packed"]["values"] == values
+    assert spread["packed"]["mean"] == pytest.approx(np.mean(values))
+    assert spread["packed"]["deviation"] == pytest.approx(np.std(values, ddof=1))
+
+
+@pytest.mark.parametrize("what", ["", "model.bnn"])
+def test_eval_json(run, capsys, what):
+    """eval takes a run's folder or its file, and prints accuracy, n, weights and engine."""
+    assert main(["eval", str(run / what), "--json"]) == 0
+    got = json.loads(capsys.readouterr().out)
+    result = json.loads((run / "result.json").read_text())
+    assert got["accuracy"] == result["packed"]
+    assert (got["n"], got["weights"], got["engine"]) == (297, "sign", "reference")
+
+
+def test_eval_for_people(run, capsys):
+    """Without --json it is a sentence with the data, the weights and the engine."""
+    assert main(["eval", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "297 test images of digits" in out
+    assert "sign weights, reference engine" in out
+
+
+def test_info(run, capsys):
+    """info lists the layers; its JSON adds up."""
+    assert main(["info", str(run)]) == 0
+    assert "times smaller than in float32" in capsys.readouterr().out
+    assert main(["info", str(run), "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    weights = 64 * 64 * 3 + 64 * 10
+    assert info["one_bit_weights"] == weights == info["macs"]["float x ±1"]
+    assert info["file_bytes"] == (run / "model.bnn").stat().st_size
+    assert sum(layer["bytes"] for layer in info["layers"]) < info["file_bytes"]
+
+
+def test_predict_reads_image_files(run, tmp_path, capsys):
+    """A digit drawn larger, in colour, dark on light, is read like the array itself, and that is said."""
+    digits = load_dataset("digits")
+    pixels, label = digits.test_images[0, 0], digits.test_labels[0]
+    Image.fromarray(pixels).save(tmp_path / "plain.png")
+    big = 255 - np.kron(pixels, np.ones((16, 16), dtype=np.uint8))
+    Image.fromarray(np.stack([big] * 3, axis=-1)).save(tmp_path / "photo.png")
+    paths = [str(tmp_path / "plain.png"), str(tmp_path / "photo.png")]
+    assert main(["predict", str(run), *paths, "--json"]) == 0
+    plain, photo = json.loads(capsys.readouterr().out)
+    assert plain["label"] == photo["label"] == str(label)
+    assert plain["converted"] == []
+    assert len(photo["converted"]) == 3
+    np.testing.assert_allclose(plain["scores"], photo["scores"])
+    assert main(["predict", str(run), paths[1]]) == 0
+    assert "inverted: dark on light ground" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "predict", "info"])
+def test_help_has_an_example(command, capsys):
+    """--help of every subcommand ends with an example."""
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    assert f"example: bnn {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "problem"),
+    [
+        (["train", "digit"], "unknown recipe 'digit'; did you mean 'digits'?"),
+        (["train", "digits", "--epochs", "0"], "epochs = 0 must be positive"),
+        (["train", "digits", "--width", "-3"], "width = -3 must be positive"),
+        (["train", "digits", "--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
+        (["train", "digits", "--epoch", "3"], "did you mean --epochs?"),
+        (["train", "digits", "--optimizer", "adm"], "did you mean 'adam'?"),
+        (["train", "digits", "--data", "mnits"], "did you mean 'mnist'?"),
+        (["train", "digits", "--seeds", "0"], "--seeds 0: must be at least 1"),
+        (["train", "digits", "--device", "tpu"], "device = 'tpu' cannot be used"),
+        (["eval", "none.bnn"], "none.bnn: No such file or directory"),
+        (["info", "."], "a folder without model.bnn"),
+        (["trian"], "invalid choice: 'trian'"),
+        ([], "required: COMMAND"),
+    ],
+)
+def test_mistakes_are_one_line(argv, problem, capsys, tmp_path, monkeypatch):
+    """A user's mistake is one line on standard error that names option and value, and exit status 2."""
+    monkeypatch.chdir(tmp_path)
+    assert problem in _fails(capsys, *argv)
+
+
+def test_another_run_in_out_is_refused(run, capsys):
+    """--out that holds a run names both ways on, and is left as it was."""
+    before = (run / "checkpoint.pt").read_bytes()
+    assert "--resume" in _fails(capsys, "train", "digits", "--out", str(run), *SMALL)
+    assert "width = 64, not 65" in _fails(
+        capsys, "train", "digits", "--out", str(run), *SMALL, "--width", "65", "--resume"
+    )
+    assert (run / "checkpoint.pt").read_bytes() == before
+
+
+def test_out_that_is_a_file_is_refused(tmp_path, capsys):
+    """A file where the run's folder should be is not touched."""
+    path = tmp_path / "file"
+    path.write_text("mine")
+    assert str(path) in _fails(capsys, "train", "digits", "--out", str(path), *SMALL)
+    assert path.read_text() == "mine"
+
+
+def test_no_space_is_one_line(tmp_path, capsys, monkeypatch):
+    """A full disk is one line with the system's words, and leaves no temporary file."""
+
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("bnn.training.write_atomically", full)
+    assert "No space left on device" in _fails(
+        capsys, "train", "digits", "--out", str(tmp_path / "r"), *SMALL
+    )
+
+
+def test_data_folder_without_files(tmp_path, capsys):
+    """An image folder with nothing in it is named."""
+    (tmp_path / "empty").mkdir()
+    assert "empty" in _fails(capsys, "train", "digits", "--data", str(tmp_path / "empty"), "--out", "never")
+
+
+def test_damaged_model_is_one_line(run, tmp_path, capsys):
+    """A truncated .bnn file is a line, for every command that reads one."""
+    path = tmp_path / "cut.bnn"
+    path.write_bytes((run / "model.bnn").read_bytes()[:-100])
+    for command in (["eval"], ["info"], ["predict"]):
+        assert "cut.bnn" in _fails(capsys, *command, str(path), *["x.png"] * (command == ["predict"]))
+
+
+def test_no_image_is_one_line(run, tmp_path, capsys):
+    """A text file given to predict is named."""
+    path = tmp_path / "notes.txt"
+    path.write_text("hello")
+    assert "notes.txt: not an image" in _fails(capsys, "predict", str(run), str(path))
+
+
+def test_eval_on_data_of_another_shape(run, capsys, tmp_path):
+    """Data that does not fit the model names both shapes."""
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for i in range(3):
+            Image.fromarray(np.full((9, 9), i, dtype=np.uint8)).save(tmp_path / label / f"{i}.png")
+    assert "(1, 9, 9), the model takes (1, 8, 8)" in _fails(capsys, "eval", str(run), "--data", str(tmp_path))
+
+
+def test_ctrl_c_leaves_a_run_that_resumes(tmp_path, capsys, monkeypatch):
+    """Interrupted in the second epoch, the command says how to go on, and --resume does."""
+    argv = ["train", "digits", "--out", str(tmp_path), *SMALL]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bnn.training.metrics_csv", interrupt_after(2))
+        assert main(argv) == 130
+    assert "--resume" in capsys.readouterr().err
+    assert main([*argv, "--resume"]) == 0
+    assert "epoch   1" not in capsys.readouterr().out
+
+
+def interrupt_after(epochs):
+    """A stand-in for metrics_csv that presses Ctrl-C once there are so many rows."""
+    from bnn.reports import metrics_csv
+
+    def stand_in(rows):
+        if len(rows) >= epochs:
+            raise KeyboardInterrupt
+        return metrics_csv(rows)
+
+    return stand_in
+
+
+BLOCKED = """
+import sys
+for name in {blocked!r}:
+    sys.modules[name] = None
+from bnn.cli import main
+sys.exit(main({argv!r}))
+"""
+
+
+def _without(blocked, *argv):
+    code = BLOCKED.format(blocked=blocked, argv=list(argv))
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def test_the_edge_side_needs_no_torch(run, tmp_path):
+    """eval, info and predict work where torch, pandas, rich, matplotlib and pooch are not installed."""
+    blocked = ["torch", "pandas", "rich", "matplotlib", "pooch", "tensorboard"]
+    Image.fromarray(load_dataset("digits").test_images[0, 0]).save(tmp_path / "digit.png")
+    for argv in (
+        ["eval", str(run), "--json"],
+        ["info", str(run)],
+        ["predict", str(run), str(tmp_path / "digit.png")],
+    ):
+        done = _without(blocked, *argv)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+
+
+def test_a_missing_extra_names_its_install_command(run, tmp_path):
+    """Without torch, train says what to install; without Pillow, predict does."""
+    done = _without(["torch"], "train", "digits", "--out", str(tmp_path / "r"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "pip install 'binaryconnect[train]'" in done.stderr
+    (tmp_path / "x.png").write_bytes(b"")
+    done = _without(["PIL", "PIL.Image"], "predict", str(run), str(tmp_path / "x.png"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "pip install 'binaryconnect[images]'" in done.stderr
+
+
+def test_import_is_light():
+    """`import bnn` and loading a model load numpy and safetensors, and none of the training side."""
+    code = "import bnn, sys; bnn.load; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert {"bnn", "numpy", "safetensors"} <= loaded
+    heavy = {
+        "torch",
+        "sklearn",
+        "scipy",
+        "pandas",
+        "matplotlib",
+        "rich",
+        "pooch",
+        "PIL",
+        "tensorboard",
+        "onnx",
+    }
+    assert not loaded & heavy
+
+
+def test_every_public_name_exists():
+    """Each name of bnn.__all__ can be imported from bnn, and an unknown one is an AttributeError."""
+    import bnn
+
+    assert all(getattr(bnn, name) is not None for name in bnn.__all__)
+    assert set(bnn.__all__) <= set(dir(bnn))
+    with pytest.raises(AttributeError, match="no attribute 'binarise'"):
+        bnn.binarise  # noqa: B018

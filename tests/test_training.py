@@ -1,0 +1,261 @@
+"""The training loop, on the embedded digits."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from bnn import training
+from bnn.config import ConfigError, TrainConfig
+from bnn.data import load_dataset
+from bnn.reports import Row, metrics_csv
+from bnn.runtime import load
+from bnn.training import RunError, TrainingDiverged, evaluate, lr_factor, train
+
+SMALL = {"epochs": 2, "width": 32, "batch_size": 100}
+
+
+def _config(**changes):
+    return TrainConfig.from_recipe("digits", **(SMALL | changes))
+
+
+def test_a_run_writes_everything(tmp_path):
+    """config, metrics, events, curves, checkpoint, packed model and result are there and agree."""
+    result = train(_config(), tmp_path)
+    rows = _metrics(tmp_path)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert list(rows[0]) == [
+        "epoch", "loss_train", "loss_val", "acc_train", "acc_val", "flip_ratio", "lr", "seconds"
+    ]  # fmt: skip
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+    assert TrainConfig.from_recipe(tmp_path / "config.toml") == _config()
+    stored = json.loads((tmp_path / "result.json").read_text())
+    assert stored["packed"] == result.packed
+    data = load_dataset("digits")
+    net = load(tmp_path / "model.bnn")
+    assert np.mean(net.predict(data.test_images) == data.test_labels) == result.packed == result.frozen
+    assert net.model.input.labels == data.classes
+    assert not [path for path in tmp_path.rglob("*") if "tmp" in path.name]
+
+
+@pytest.mark.parametrize("weights", ["deterministic", "stochastic", "float"])
+@pytest.mark.parametrize("model", ["binaryconnect_mlp", "binarynet_mlp"])
+def test_it_learns(tmp_path, weights, model):
+    """Every kind of weights, with real-valued and ±1 activations, learns the digits; figures agree."""
+    result = train(_config(weights=weights, model=model, epochs=12, width=128, lr=1e-2, schedule="cosine"), tmp_path)
+    assert result.packed > 0.75  # chance is 0.1
+    assert result.packed == result.frozen
+    assert result.one_bit_weights == (0 if weights == "float" else 64 * 128 + 2 * 128**2 + 1280)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("loss", ["squared_hinge", "cross_entropy"])
+def test_optimizers_and_losses_lower_the_loss(tmp_path, optimizer, loss):
+    """Each optimizer lowers each loss, and latent weights stay clipped."""
+    rows: list[Row] = []
+    lr = 0.05 if optimizer == "sgd" else 1e-3
+    train(_config(optimizer=optimizer, loss=loss, lr=lr, epochs=3), tmp_path, on_epoch=rows.append)
+    assert rows[-1].loss_train < rows[0].loss_train
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["model"]
+    latent = [value for name, value in state.items() if name.endswith("original")]
+    assert len(latent) == 4
+    assert all(value.abs().max() <= 1 for value in latent)
+
+
+def test_bf16_trains_float32_weights(tmp_path):
+    """Under autocast the matrix products are bfloat16; latent weights and result stay float32."""
+    result = train(_config(precision="bf16", epochs=4, width=128), tmp_path)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["model"]
+    assert {v.dtype for v in state.values() if v.is_floating_point()} == {torch.float32}
+    assert result.packed > 0.75
+
+
+def test_same_seed_same_run_other_seed_another(tmp_path):
+    """A run is a function of its config."""
+    outs = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(_config(seed=seed, weights="stochastic", dropout=0.1), tmp_path / name)
+        outs.append((tmp_path / name / "model.bnn").read_bytes())
+    assert outs[0] == outs[1]
+    assert outs[0] != outs[2]
+
+
+def test_resumed_run_equals_uninterrupted(tmp_path):
+    """Stopped after an epoch and resumed, a run ends with the same weights, metrics and result."""
+    config = _config(weights="stochastic", dropout=0.2, dropout_in=0.1, epochs=4)
+    train(config, tmp_path / "whole")
+
+    class Stop(Exception):
+        pass
+
+    def stop(row):
+        if row.epoch == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(config, tmp_path / "parts", on_epoch=stop)
+    train(config, tmp_path / "parts", resume=True)
+    assert _outcome(tmp_path / "whole") == _outcome(tmp_path / "parts")
+    train(config, tmp_path / "parts", resume=True)  # a finished run may be resumed as well
+    assert _outcome(tmp_path / "whole") == _outcome(tmp_path / "parts")
+
+
+def _metrics(folder):
+    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+
+
+def _outcome(folder):
+    rows = [{name: value for name, value in row.items() if name != "seconds"} for row in _metrics(folder)]
+    return rows, (folder / "result.json").read_text(), (folder / "model.bnn").read_bytes()
+
+
+def test_resume_where_nothing_was_written_starts(tmp_path):
+    """Killed before the first checkpoint, a run starts from the beginning when resumed."""
+    train(_config(), tmp_path / "new", resume=True)
+    train(_config(), tmp_path / "other")
+    assert _outcome(tmp_path / "new") == _outcome(tmp_path / "other")
+
+
+def test_another_run_is_not_overwritten(tmp_path):
+    """A folder with a run in it is refused, unless force says to start anew."""
+    train(_config(), tmp_path)
+    before = (tmp_path / "model.bnn").read_bytes()
+    with pytest.raises(RunError, match="--resume goes on with it, --force starts anew"):
+        train(_config(seed=1), tmp_path)
+    assert (tmp_path / "model.bnn").read_bytes() == before
+    train(_config(seed=1), tmp_path, force=True)
+    assert (tmp_path / "model.bnn").read_bytes() != before
+
+
+def test_resume_with_other_values_is_refused(tmp_path):
+    """Resuming with another config names the field and both values, and changes nothing."""
+    train(_config(), tmp_path)
+    before = (tmp_path / "config.toml").read_text()
+    with pytest.raises(RunError, match=r"width = 32, not 64"):
+        train(_config(width=64), tmp_path, resume=True)
+    assert (tmp_path / "config.toml").read_text() == before
+
+
+def test_checkpoint_of_another_architecture_is_refused(tmp_path):
+    """A checkpoint that does not fit is one line, not a traceback of torch.load."""
+    train(_config(), tmp_path / "a")
+    train(_config(width=16), tmp_path / "b")
+    (tmp_path / "b" / "checkpoint.pt").replace(tmp_path / "a" / "checkpoint.pt")
+    with pytest.raises(RunError, match="width = 16, not 32") as caught:
+        train(_config(), tmp_path / "a", resume=True)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04" + bytes(100)])
+def test_damaged_checkpoint_is_refused(tmp_path, content):
+    """Garbage in checkpoint.pt is one line that names the file."""
+    train(_config(), tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(RunError, match=r"checkpoint\.pt is damaged") as caught:
+        train(_config(), tmp_path, resume=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_nan_loss_stops_with_the_step_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+    """A loss that becomes NaN in the second epoch names its step; the first epoch's checkpoint is kept."""
+    config = _config(epochs=3, batch_size=100)
+    calls: list[int] = []  # 1,200 digits to train on: 12 steps an epoch; number 17 is the second one's 5th
+    true_loss = training.LOSSES["squared_hinge"]
+
+    def poisoned(logits, labels):
+        calls.append(len(labels))
+        return true_loss(logits, labels) * (math.nan if calls.count(100) == 17 else 1)
+
+    monkeypatch.setitem(training.LOSSES, "squared_hinge", poisoned)
+    with pytest.raises(TrainingDiverged, match=r"the loss is nan at step 17 \(epoch 2\)"):
+        train(config, tmp_path)
+    assert len(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["rows"]) == 1
+
+
+def test_nan_latent_weight_is_noticed(tmp_path, monkeypatch):
+    """A latent NaN has a sign and leaves the loss finite; the run stops all the same and names the layer."""
+    monkeypatch.setattr(training, "clip_latent_weights", _poison)
+    with pytest.raises(TrainingDiverged, match=r"latent weights of 1\.weight are NaN"):
+        train(_config(), tmp_path)
+
+
+def _poison(optimizer, model):
+    def hook(*args):
+        with torch.no_grad():
+            model[1].parametrizations.weight.original[0, 0] = math.nan
+
+    optimizer.register_step_post_hook(hook)
+
+
+def test_validation_is_the_last_part_and_test_is_read_once(tmp_path, monkeypatch):
+    """Training never sees the validation samples, and the test set is touched only after the last epoch."""
+    data = load_dataset("digits")
+    config = _config()
+    fit, val, (mean, std) = training._split(data, config, torch.device("cpu"))
+    assert len(val) == config.validation
+    np.testing.assert_array_equal(val.images.numpy(), data.train_images[-config.validation :])
+    assert len(fit) + len(val) == len(data.train_images)
+    pixels = data.train_images[: len(fit)] / 255
+    assert mean == [pytest.approx(pixels.mean())]
+    assert std == [pytest.approx(pixels.std())]
+
+
+def test_without_validation_the_columns_are_empty(tmp_path):
+    """validation = 0 trains on everything and leaves loss_val and acc_val blank."""
+    rows: list[Row] = []
+    train(_config(validation=0, epochs=1), tmp_path, on_epoch=rows.append)
+    assert rows[0].loss_val is None
+    assert metrics_csv(rows).splitlines()[1].split(",")[2] == ""
+
+
+def test_too_much_validation_is_refused(tmp_path):
+    """A validation set that leaves nothing to train on is a ConfigError with the figures."""
+    with pytest.raises(ConfigError, match="validation = 5000 of 1500 leaves 0"):
+        train(_config(validation=5000), tmp_path)
+
+
+def test_unknown_model_and_device_are_named(tmp_path):
+    """A mistyped architecture gets a suggestion, an absent device a reason."""
+    with pytest.raises(ConfigError, match="did you mean 'binarynet_mlp'"):
+        train(_config(model="binarynet_mpl"), tmp_path / "a")
+    with pytest.raises(ConfigError, match="device = 'gpu9' cannot be used"):
+        train(_config(device="gpu9"), tmp_path / "b")
+
+
+def test_learning_rate_schedules():
+    """Each schedule starts at lr after the warm-up and ends at lr_final, by its formula in between."""
+    for schedule, middle in (
+        ("exponential", math.sqrt(1e-3)),
+        ("linear", (1 + 1e-3) / 2),
+        ("cosine", (1 + 1e-3) / 2),
+    ):
+        config = TrainConfig(schedule=schedule, lr=1.0, lr_final=1e-3, epochs=12, warmup=2.0)
+        assert lr_factor(config, 0) == 0
+        assert lr_factor(config, 1) == pytest.approx(0.5)
+        assert lr_factor(config, 2) == pytest.approx(1)
+        assert lr_factor(config, 7) == pytest.approx(middle)
+        assert lr_factor(config, 12) == pytest.approx(1e-3)
+    constant = TrainConfig(schedule="constant", epochs=12)
+    assert [lr_factor(constant, t) for t in (0, 5, 12)] == [1, 1, 1]
+
+
+def test_evaluate_weighs_batches_by_their_size():
+    """Loss and accuracy are means over samples, not over batches."""
+    logits = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    labels = torch.tensor([0, 0, 0])
+    batches = iter([(logits[:2], labels[:2]), (logits[2:], labels[2:])])
+    _, accuracy = evaluate(torch.nn.Identity(), batches)
+    assert accuracy == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="no batch"):
+        evaluate(torch.nn.Identity(), iter([]))
+
+
+def test_batch_larger_than_the_data_is_one_step(tmp_path):
+    """A batch size beyond the training set takes the whole set each step."""
+    rows: list[Row] = []
+    train(_config(batch_size=10**6, epochs=1), tmp_path, on_epoch=rows.append)
+    assert rows[0].acc_train > 0
