@@ -230,8 +230,7 @@ def test_mode_follows_the_model() -> None:
     assert torch.equal(layer.weight, sign(latent(layer).detach()))
     layer.train()
     assert not torch.equal(layer.weight, layer.weight)
-    layer.eval()
-    assert torch.equal(layer.weight, sign(latent(layer).detach()))
+    assert torch.equal(layer.eval().weight, sign(latent(layer).detach()))
 
 
 # --- errors -----------------------------------------------------------------------------------------------

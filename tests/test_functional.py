@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -27,6 +27,7 @@ def awkward(dtype: torch.dtype) -> Tensor:
 # --- hard sigmoid, sign -----------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(floats)
 def test_hard_sigmoid_is_its_formula(x: float) -> None:
     """hard_sigmoid(x) = clip((x + 1) / 2, 0, 1)."""
@@ -49,6 +50,7 @@ def test_sign_of_nan_is_minus_1() -> None:
     assert sign(torch.tensor([math.nan, -math.nan])).tolist() == [-1.0, -1.0]
 
 
+@settings(deadline=None)
 @given(tensors)
 def test_sign_agrees_with_comparison(x: Tensor) -> None:
     """sign(x) is +1 exactly where x >= 0."""
@@ -174,6 +176,7 @@ def gradient(ste, x: Tensor, value: Tensor, upstream: Tensor) -> Tensor:
     return x.grad
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(floats, floats), max_size=20))
 def test_gradients_are_their_formulas(pairs: list[tuple[float, float]]) -> None:
     """Backward, identity_ste passes g on as it is, and clipped_ste g where |x| <= 1, else 0."""

@@ -1,7 +1,10 @@
 """What several tests need of PyTorch."""
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from bnn.functional import sign
 
 
 def assert_close(result: np.ndarray, truth: Tensor) -> None:
@@ -10,3 +13,52 @@ def assert_close(result: np.ndarray, truth: Tensor) -> None:
     assert result.shape == tuple(truth.shape)
     if truth.numel():
         assert np.abs(result - truth.numpy()).max() <= 1e-5 * max(1, float(truth.abs().max()))
+
+
+class ScaledSign(nn.Module):
+    """XNOR-Net's: one magnitude for each output."""
+
+    def forward(self, w: Tensor) -> Tensor:
+        return w.abs().mean(1, keepdim=True) * sign(w)
+
+
+class Detached(nn.Module):
+    """The customary one-liner for a straight-through estimator, which rounds."""
+
+    def forward(self, w: Tensor) -> Tensor:
+        return w + (sign(w) - w).detach()
+
+
+class Tied(nn.Module):
+    """Two layers that share one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(x)))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(4, 5, num_layers=2, bidirectional=True), nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x)[0])
+
+
+def mlp() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def conv_net() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 4, 2), nn.Flatten(), nn.Linear(4, 3, bias=False)
+    )
+
+
+def attention() -> nn.Module:
+    return nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)

@@ -105,7 +105,8 @@ class Binarized(nn.Module):
     In training, one forward of a module uses one sample, however often it reads the weight: an LSTM
     reads it four times, tied layers read the same one. Forward hooks open and close that span; in it,
     the first read is kept. It is computed with gradient even where it is read under `no_grad`, so a
-    read on the side costs no gradient. (`parametrize.cached()` would lose it.)
+    read on the side costs no gradient. (`parametrize.cached()` would lose it.) A module that calls
+    itself starts a new span.
     """
 
     def __init__(self, quantizer: nn.Module) -> None:
@@ -141,8 +142,9 @@ class Binarized(nn.Module):
         Raises:
             RuntimeError: so it was, by `nn.init`, `copy_`, `mul_`, ...
         """
-        if self._handed_out is not None and not torch.compiler.is_compiling():
-            alias, version = self._handed_out
+        handed_out = self._handed_out  # read once, as in eval() threads may share a model
+        if handed_out is not None and not torch.compiler.is_compiling():
+            alias, version = handed_out
             self._handed_out = None
             if alias._version != version:
                 raise RuntimeError(
@@ -154,9 +156,10 @@ class Binarized(nn.Module):
     def open_forward(self, module: nn.Module, inputs: Any) -> None:
         """A forward pre-hook."""
         self.check_untouched()
-        if module in self._open:  # since its last forward met Ctrl-C: only an Exception calls hooks
+        if module in self._open:  # its last forward was stopped by Ctrl-C, after which no hook is called
             self._forget()
-        self._open.append(module)
+        if self.training:
+            self._open.append(module)
 
     def close_forward(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """A forward hook, called after an exception as well."""

@@ -124,7 +124,7 @@ def train(
         ConfigError, DataError, OSError: as their messages say.
     """
     out = Path(out)
-    _claim(out, config, resume, force)
+    _check_free(out, config, resume, force)
     data = load_dataset(config.data, data_dir)
     device = _device(config.device)
     fit, val, normalisation = _split(data, config, device)
@@ -136,6 +136,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(config, step / steps))
     shuffler = torch.Generator().manual_seed(config.seed)
     state = _State(model, optimizer, schedule, shuffler, rows=[])
+    _claim(out, config, force)  # only now: what was wrong with data or model has shown itself
     if resume:
         _load_checkpoint(out / "checkpoint.pt", config, state)
 
@@ -363,15 +364,19 @@ def _autocast(config: TrainConfig) -> Any:
 # --- the run's folder -------------------------------------------------------------------------------------
 
 
-def _claim(out: Path, config: TrainConfig, resume: bool, force: bool) -> None:
-    """Makes the folder this run's, or says why it cannot be."""
+def _check_free(out: Path, config: TrainConfig, resume: bool, force: bool) -> None:
+    """Raises RunError if the folder cannot be this run's."""
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out} is a file, not a folder")
     marker = out / "config.toml"
     if marker.exists() and not force:
         if not resume:
             raise RunError(f"{out} holds another run: --resume goes on with it, --force starts anew")
         _compare(TrainConfig.from_recipe(marker), config, out)
-    if out.exists() and not out.is_dir():
-        raise RunError(f"{out} is a file, not a folder")
+
+
+def _claim(out: Path, config: TrainConfig, force: bool) -> None:
+    """Makes the folder this run's; `force` clears another's results away."""
     out.mkdir(parents=True, exist_ok=True)
     for leftover in out.glob(".*.tmp*"):  # of a killed run, in the middle of a write
         leftover.unlink()
@@ -380,7 +385,7 @@ def _claim(out: Path, config: TrainConfig, resume: bool, force: bool) -> None:
             (out / name).unlink(missing_ok=True)
         for path in (out / "tensorboard").glob("events.*"):
             path.unlink()
-    write_atomically(marker, config.to_toml().encode())
+    write_atomically(out / "config.toml", config.to_toml().encode())
 
 
 def _compare(before: TrainConfig, now: TrainConfig, out: Path) -> None:
