@@ -167,7 +167,7 @@ def test_no_space_is_one_line(tmp_path, capsys, monkeypatch):
     def full(path, content):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("bnn.training.write_atomically", full)
+    monkeypatch.setattr("bnn.runs.write_atomically", full)
     assert "No space left on device" in _fails(
         capsys, "train", "digits", "--out", str(tmp_path / "r"), *SMALL
     )

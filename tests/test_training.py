@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from bnn import training
+from bnn.binarize import latent_parameters
 from bnn.config import ConfigError, TrainConfig
 from bnn.data import load_dataset
+from bnn.freezing import freeze
 from bnn.reports import Row, metrics_csv
 from bnn.runtime import load
-from bnn.training import RunError, TrainingDiverged, evaluate, lr_factor, train
+from bnn.training import RunError, TrainingDiverged, evaluate, load_trained, lr_factor, train
 
 SMALL = {"epochs": 2, "width": 32, "batch_size": 100}
 
@@ -46,7 +48,9 @@ def test_a_run_writes_everything(tmp_path):
 @pytest.mark.parametrize("model", ["binaryconnect_mlp", "binarynet_mlp"])
 def test_it_learns(tmp_path, weights, model):
     """Every kind of weights, with real-valued and ±1 activations, learns the digits; figures agree."""
-    result = train(_config(weights=weights, model=model, epochs=12, width=128, lr=1e-2, schedule="cosine"), tmp_path)
+    result = train(
+        _config(weights=weights, model=model, epochs=12, width=128, lr=1e-2, schedule="cosine"), tmp_path
+    )
     assert result.packed > 0.75  # chance is 0.1
     assert result.packed == result.frozen
     assert result.one_bit_weights == (0 if weights == "float" else 64 * 128 + 2 * 128**2 + 1280)
@@ -148,6 +152,21 @@ def test_checkpoint_of_another_architecture_is_refused(tmp_path):
     with pytest.raises(RunError, match="width = 16, not 32") as caught:
         train(_config(), tmp_path / "a", resume=True)
     assert "\n" not in str(caught.value)
+
+
+def test_trained_network_can_be_loaded(tmp_path):
+    """load_trained gives the network with its latent weights; frozen, it predicts as the packed file."""
+    train(_config(), tmp_path)
+    model = load_trained(tmp_path)
+    assert all(p.abs().max() <= 1 for p in latent_parameters(model))
+    data = load_dataset("digits")
+    net = load(tmp_path / "model.bnn")
+    x = np.float32((data.test_images / 255 - net.model.input.mean) / net.model.input.std)
+    with torch.no_grad():
+        predicted = freeze(model)(torch.from_numpy(x)).argmax(1)
+    np.testing.assert_array_equal(net.predict(data.test_images), predicted.numpy())
+    with pytest.raises(RunError, match=r"has no checkpoint\.pt"):
+        load_trained(tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04" + bytes(100)])

@@ -8,13 +8,12 @@ every epoch, holds the state of every generator: a run that was killed and resum
 metrics and result as one that was not.
 """
 
-import io
 import json
 import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -42,15 +41,21 @@ from bnn.packed import PackedModel
 from bnn.packing import pack
 from bnn.quantizers import Sign, StochasticSign
 from bnn.reports import METRICS, Row, draw_curves, metrics_csv
+from bnn.runs import RunError, State, check_free, claim, load_checkpoint, read_checkpoint, save_checkpoint
 from bnn.runtime import Runner
 
-__all__ = ["Result", "RunError", "TrainingDiverged", "evaluate", "train"]
+__all__ = [
+    "Result",
+    "RunError",
+    "TrainingDiverged",
+    "build",
+    "evaluate",
+    "load_trained",
+    "lr_factor",
+    "train",
+]
 
 EVALUATION_BATCH = 1000
-
-
-class RunError(ValueError):
-    """The run's folder does not fit what was asked. The message is one line."""
 
 
 class TrainingDiverged(ArithmeticError):
@@ -124,21 +129,29 @@ def train(
         ConfigError, DataError, OSError: as their messages say.
     """
     out = Path(out)
-    _check_free(out, config, resume, force)
+    check_free(out, config, resume, force)
     data = load_dataset(config.data, data_dir)
     device = _device(config.device)
     fit, val, normalisation = _split(data, config, device)
 
     torch.manual_seed(config.seed)
-    model = _build(config, data).to(device)
+    model = build(config, data.train_images.shape[1:], len(data.classes)).to(device)
     optimizer = _optimizer(config, model)
     steps = len(fit) // _batch_size(config, fit)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(config, step / steps))
     shuffler = torch.Generator().manual_seed(config.seed)
-    state = _State(model, optimizer, schedule, shuffler, rows=[])
-    _claim(out, config, force)  # only now: what was wrong with data or model has shown itself
+    state = State(
+        model,
+        optimizer,
+        schedule,
+        shuffler,
+        rows=[],
+        shape=data.train_images.shape[1:],
+        classes=len(data.classes),
+    )
+    claim(out, config, force)  # only now: what was wrong with data or model has shown itself
     if resume:
-        _load_checkpoint(out / "checkpoint.pt", config, state)
+        load_checkpoint(out, config, state)
 
     with _event_writer(out / "tensorboard", first=len(state.rows) + 1) as events:
         for epoch in range(len(state.rows) + 1, config.epochs + 1):
@@ -147,7 +160,7 @@ def train(
             for name in METRICS[1:]:
                 if (value := getattr(row, name)) is not None:
                     events.add_scalar(name, value, epoch)
-            _save_checkpoint(out / "checkpoint.pt", config, state)
+            save_checkpoint(out, config, state)
             write_atomically(out / "metrics.csv", metrics_csv(state.rows).encode())
             on_epoch(row)
     with replacing(out / "curves.png") as temporary:
@@ -155,21 +168,10 @@ def train(
     return _finish(out, config, model, data, fit, state.rows[-1], normalisation)
 
 
-@dataclass
-class _State:
-    """Everything that changes while training, and so everything that a checkpoint holds."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LambdaLR
-    shuffler: torch.Generator
-    rows: list[Row]
-
-
 def _train_epoch(
     epoch: int,
     config: TrainConfig,
-    state: _State,
+    state: State,
     fit: _Samples,
     val: _Samples | None,
     on_step: Callable[[int, int], None],
@@ -279,14 +281,15 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _build(config: TrainConfig, data: Dataset) -> nn.Module:
+def build(config: TrainConfig, shape: tuple[int, ...], classes: int) -> nn.Module:
+    """The config's network for images of that shape, with binarized weights unless they are float."""
     if config.model not in models.__all__:
         known = ", ".join(models.__all__)
         raise ConfigError(
             f"model = {config.model!r} is not one of {known}{nearest(config.model, models.__all__)}"
         )
     model: nn.Module = getattr(models, config.model)(
-        data.train_images.shape[1:], len(data.classes), config.width, config.dropout, config.dropout_in
+        shape, classes, config.width, config.dropout, config.dropout_in
     )
     if config.weights != "float":
         binarize(model, Sign if config.weights == "deterministic" else StochasticSign)
@@ -320,6 +323,19 @@ def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
 
 def _batch_size(config: TrainConfig, fit: _Samples) -> int:
     return min(config.batch_size, len(fit))
+
+
+def load_trained(folder: str | Path) -> nn.Module:
+    """The network of a run's folder as it was trained, latent weights and all, in eval mode.
+
+    Raises:
+        RunError: there is no checkpoint, or it is damaged.
+    """
+    config, content = read_checkpoint(Path(folder))
+    shape, classes = content["shape"], content["classes"]
+    model = build(config, tuple(shape), classes)
+    model.load_state_dict(content["model"])
+    return model.eval()
 
 
 def _device(name: str) -> torch.device:
@@ -359,84 +375,6 @@ def _autocast(config: TrainConfig) -> Any:
     if config.precision == "32":
         return nullcontext()
     return torch.autocast(torch.device(config.device).type, dtype=torch.bfloat16)
-
-
-# --- the run's folder -------------------------------------------------------------------------------------
-
-
-def _check_free(out: Path, config: TrainConfig, resume: bool, force: bool) -> None:
-    """Raises RunError if the folder cannot be this run's."""
-    if out.exists() and not out.is_dir():
-        raise RunError(f"{out} is a file, not a folder")
-    marker = out / "config.toml"
-    if marker.exists() and not force:
-        if not resume:
-            raise RunError(f"{out} holds another run: --resume goes on with it, --force starts anew")
-        _compare(TrainConfig.from_recipe(marker), config, out)
-
-
-def _claim(out: Path, config: TrainConfig, force: bool) -> None:
-    """Makes the folder this run's; `force` clears another's results away."""
-    out.mkdir(parents=True, exist_ok=True)
-    for leftover in out.glob(".*.tmp*"):  # of a killed run, in the middle of a write
-        leftover.unlink()
-    if force:
-        for name in ("checkpoint.pt", "metrics.csv", "model.bnn", "result.json", "curves.png"):
-            (out / name).unlink(missing_ok=True)
-        for path in (out / "tensorboard").glob("events.*"):
-            path.unlink()
-    write_atomically(out / "config.toml", config.to_toml().encode())
-
-
-def _compare(before: TrainConfig, now: TrainConfig, out: Path) -> None:
-    for f in fields(TrainConfig):
-        old, new = getattr(before, f.name), getattr(now, f.name)
-        if old != new:
-            raise RunError(
-                f"{out} was made with {f.name} = {old!r}, not {new!r}: resume it as it was, or --force"
-            )
-
-
-def _save_checkpoint(path: Path, config: TrainConfig, state: _State) -> None:
-    content = {
-        "config": asdict(config),
-        "model": state.model.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
-        "schedule": state.schedule.state_dict(),
-        "shuffler": state.shuffler.get_state(),
-        "rng": torch.get_rng_state(),
-        "rng_device": _device_rng(config),
-        "rows": [asdict(row) for row in state.rows],
-    }
-    buffer = io.BytesIO()  # writing to a full disk then raises OSError, not what torch makes of it
-    torch.save(content, buffer)
-    write_atomically(path, buffer.getvalue())
-
-
-def _load_checkpoint(path: Path, config: TrainConfig, state: _State) -> None:
-    if not path.exists():
-        return  # stopped before the first epoch was over
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        rows = [Row(**row) for row in content["rows"]]
-        _compare(TrainConfig(**content["config"]), config, path)
-        state.model.load_state_dict(content["model"])
-        state.optimizer.load_state_dict(content["optimizer"])
-        state.schedule.load_state_dict(content["schedule"])
-        state.shuffler.set_state(content["shuffler"])
-        torch.set_rng_state(content["rng"])
-        if content["rng_device"] is not None:
-            torch.cuda.set_rng_state(content["rng_device"], config.device)
-    except RunError:
-        raise
-    except Exception as error:  # torch.load raises many kinds for a damaged file
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise RunError(f"{path} is damaged or of another architecture: {reason[0]}") from error
-    state.rows[:] = rows
-
-
-def _device_rng(config: TrainConfig) -> Tensor | None:
-    return torch.cuda.get_rng_state(config.device) if config.device.startswith("cuda") else None
 
 
 def _event_writer(folder: Path, first: int) -> Any:

@@ -1,0 +1,143 @@
+"""A run's folder: whose it is, and the checkpoint from which it goes on."""
+
+import io
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bnn.config import ConfigError, TrainConfig
+from bnn.files import write_atomically
+from bnn.reports import Row
+
+__all__ = [
+    "RunError",
+    "State",
+    "check_free",
+    "claim",
+    "load_checkpoint",
+    "read_checkpoint",
+    "save_checkpoint",
+]
+
+CHECKPOINT = "checkpoint.pt"
+
+
+class RunError(ValueError):
+    """The run's folder does not fit what was asked. The message is one line."""
+
+
+@dataclass
+class State:
+    """A run under way: everything that changes, and so everything that a checkpoint holds."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    shuffler: torch.Generator
+    rows: list[Row]
+    shape: tuple[int, ...]  # of an image; with `classes`, what is needed to build the model again
+    classes: int
+
+
+def check_free(out: Path, config: TrainConfig, resume: bool, force: bool) -> None:
+    """Raises RunError if the folder cannot be this run's."""
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out} is a file, not a folder")
+    marker = out / "config.toml"
+    if marker.exists() and not force:
+        if not resume:
+            raise RunError(f"{out} holds another run: --resume goes on with it, --force starts anew")
+        _compare(TrainConfig.from_recipe(marker), config, out)
+
+
+def claim(out: Path, config: TrainConfig, force: bool) -> None:
+    """Makes the folder this run's; `force` clears another's results away."""
+    out.mkdir(parents=True, exist_ok=True)
+    for leftover in out.glob(".*.tmp*"):  # of a killed run, in the middle of a write
+        leftover.unlink()
+    if force:
+        for name in (CHECKPOINT, "metrics.csv", "model.bnn", "result.json", "curves.png"):
+            (out / name).unlink(missing_ok=True)
+        for path in (out / "tensorboard").glob("events.*"):
+            path.unlink()
+    write_atomically(out / "config.toml", config.to_toml().encode())
+
+
+def _compare(before: TrainConfig, now: TrainConfig, out: Path) -> None:
+    for f in fields(TrainConfig):
+        old, new = getattr(before, f.name), getattr(now, f.name)
+        if old != new:
+            raise RunError(
+                f"{out} was made with {f.name} = {old!r}, not {new!r}: resume it as it was, or --force"
+            )
+
+
+def save_checkpoint(out: Path, config: TrainConfig, state: State) -> None:
+    """Writes the checkpoint, whole or not at all."""
+    content = {
+        "config": asdict(config),
+        "shape": list(state.shape),
+        "classes": state.classes,
+        "model": state.model.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "schedule": state.schedule.state_dict(),
+        "shuffler": state.shuffler.get_state(),
+        "rng": torch.get_rng_state(),
+        "rng_device": _device_rng(config),
+        "rows": [asdict(row) for row in state.rows],
+    }
+    buffer = io.BytesIO()  # writing to a full disk then raises OSError, not what torch makes of it
+    torch.save(content, buffer)
+    write_atomically(out / CHECKPOINT, buffer.getvalue())
+
+
+def read_checkpoint(out: Path) -> tuple[TrainConfig, dict[str, Any]]:
+    """The config and the contents of a run's checkpoint.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
+    path = out / CHECKPOINT
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return TrainConfig(**content["config"]), content
+    except FileNotFoundError as error:
+        raise RunError(f"{out} has no {CHECKPOINT}") from error
+    except ConfigError as error:
+        raise RunError(f"{path}: {error}") from error
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise RunError(f"{path} is damaged: {_first_line(error)}") from error
+
+
+def load_checkpoint(out: Path, config: TrainConfig, state: State) -> None:
+    """Puts `state` where the run in `out` was; where there is no checkpoint yet, leaves it at the start.
+
+    Raises:
+        RunError: the checkpoint is damaged, of another config or of another architecture.
+    """
+    if not (out / CHECKPOINT).exists():
+        return
+    before, content = read_checkpoint(out)
+    _compare(before, config, out / CHECKPOINT)
+    try:
+        state.model.load_state_dict(content["model"])
+        state.optimizer.load_state_dict(content["optimizer"])
+        state.schedule.load_state_dict(content["schedule"])
+        state.shuffler.set_state(content["shuffler"])
+        state.rows[:] = [Row(**row) for row in content["rows"]]
+        torch.set_rng_state(content["rng"])
+        if content["rng_device"] is not None:
+            torch.cuda.set_rng_state(content["rng_device"], config.device)
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise RunError(f"{out / CHECKPOINT} is of another architecture: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _device_rng(config: TrainConfig) -> Tensor | None:
+    return torch.cuda.get_rng_state(config.device) if config.device.startswith("cuda") else None
