@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from bnn.binarize import Binarized
 from bnn.functional import stochastic_sign
 from bnn.packing import PackWarning, pack
+from bnn.parametrization import Binarized
 from bnn.quantizers import Sign, StochasticSign
 
 __all__ = ["PackWarning", "freeze", "pack", "recalibrate"]

@@ -193,7 +193,7 @@ def _train_epoch(
             logits = model(x)
         loss = loss_function(logits.float(), labels)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()  # its hook clips the latent weights
         state.schedule.step()
         losses[step] = loss.detach()
