@@ -1,8 +1,13 @@
 """Fixtures that several test files share."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Before numpy and torch load: test processes run side by side, and threads of several wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from bnn_files import small
 
 

@@ -62,3 +62,27 @@ def conv_net() -> nn.Sequential:
 
 def attention() -> nn.Module:
     return nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+
+
+def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Latent weights and batch norms as after training; each norm has negative factors and one that is 0."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def fill(tensor: Tensor, deviation: float, mean: float = 0.0) -> None:
+        tensor.copy_(mean + deviation * torch.randn(tensor.shape, generator=generator))
+
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                assert module.running_mean is not None
+                assert module.running_var is not None
+                fill(module.running_mean, 2.0)
+                fill(module.running_var, 5.0)
+                module.running_var.abs_().add_(0.5)
+                fill(module.weight, 1.0)
+                fill(module.bias, 0.5)
+                module.weight[0] = 0
+            else:
+                for parameter in module.parameters(recurse=False):
+                    fill(parameter, 0.5)
+    return model

@@ -351,6 +351,7 @@ OPERATIONS: dict[str, Operation] = {
     "aten.amax.default": _over_image(nodes.MaxPool2d),
     "aten.add.Tensor": _add,
     "aten.sub.Tensor": _sub,
+    "aten.rsub.Scalar": lambda t, x, y, alpha=1: _sum(t, y, x, -alpha),
     "aten.mul.Tensor": _mul,
     "aten.div.Tensor": _div,
     "aten.neg.default": _neg,

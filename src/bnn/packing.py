@@ -68,7 +68,8 @@ def _numbers(value: float | Sequence[float]) -> tuple[float, ...]:
 def _check_frozen(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module):
-            raise ValueError(f"module {name!r} is still parametrized: pack(bnn.freeze(model), ...)")
+            what = f"module {name!r}" if name else "the model"
+            raise ValueError(f"{what} is still parametrized: pack(bnn.freeze(model), ...)")
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not value.isfinite().all():
             raise ValueError(f"{name} holds NaN or infinity")
