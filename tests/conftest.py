@@ -21,3 +21,12 @@ def sound(bnn_path: Path) -> bytes:
     """The bytes of a sound file."""
     small().save(bnn_path)
     return bnn_path.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def mnist_dir() -> str:
+    """The data folder with MNIST in it; skips, and says so, where there is none."""
+    folder = os.environ.get("BNN_DATA_DIR", "")
+    if not Path(folder, "mnist").is_dir() or not folder:
+        pytest.skip("needs MNIST: set BNN_DATA_DIR to a folder that holds mnist/")
+    return folder

@@ -174,9 +174,11 @@ def test_no_space_is_one_line(tmp_path, capsys, monkeypatch):
 
 
 def test_data_folder_without_files(tmp_path, capsys):
-    """An image folder with nothing in it is named."""
+    """An image folder with nothing in it is named, and the run's folder is not even made."""
     (tmp_path / "empty").mkdir()
-    assert "empty" in _fails(capsys, "train", "digits", "--data", str(tmp_path / "empty"), "--out", "never")
+    out = tmp_path / "never"
+    assert "empty" in _fails(capsys, "train", "digits", "--data", str(tmp_path / "empty"), "--out", str(out))
+    assert not out.exists()
 
 
 def test_damaged_model_is_one_line(run, tmp_path, capsys):

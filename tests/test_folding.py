@@ -145,6 +145,13 @@ def test_scales_whose_signs_count_stay_float64() -> None:
     assert dtypes(both) == {"conv": "float32"}
 
 
+def test_a_batch_norm_of_the_input_stays_float64() -> None:
+    """A batch norm before a product that only signs are taken of is part of what decides them."""
+    nodes = [affine("bn", INPUT, [1, -2], [0.1, 0]), conv("conv", "bn"), sign("t", "conv")]
+    assert dtypes(nodes) == {"bn": "float64", "conv": "float64"}
+    assert dtypes(nodes[:2]) == {"bn": "float32", "conv": None}
+
+
 def test_products_without_a_scale_get_one_where_signs_count() -> None:
     """A float product that only a sign is taken of is float64, scale or not; integers need none."""
     flat = Flatten(name="flat", inputs=(INPUT,))

@@ -123,6 +123,8 @@ def test_tensors_that_do_not_fit(bnn_path: Path, sound: bytes) -> None:
         {"shape": [2**32, 2**32]},
         {"shape": [2**63, 2**63, 4]},
         {"shape": [2, -1]},
+        {"shape": [0, 2**63 - 1], "data_offsets": [start, start]},
+        {"shape": [0, 2**64 - 1], "data_offsets": [0, 0]},
         {"shape": [2, 2]},
         {"shape": []},
         {"dtype": "U7"},

@@ -1,13 +1,17 @@
 """The graph in a .bnn file may say anything: what is not sound gets FormatError, and never anything else."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bnn_files import edited, join, opens, refusal, split, with_graph
+from helpers import model_of, packed_weight
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from bnn.nodes import AvgPool2d, Conv2d
 
 
 def at(graph: Any, *keys: Any) -> Any:
@@ -97,14 +101,37 @@ def test_literals_that_are_not_sound(
     assert not opens(bnn_path, with_graph(sound, json.dumps(graph).replace('"HERE"', literal)))
 
 
-@pytest.mark.parametrize("depth", [10, 100, 200, 300, 400, 500, 600, 700, 800, 900, 950, 1000, 2000, 10**5])
-def test_nesting_of_any_depth(bnn_path: Path, sound: bytes, depth: int) -> None:
+def test_nesting_of_any_depth(bnn_path: Path, sound: bytes) -> None:
     """Nested lists of any depth are refused: none is just shallow enough to read and too deep to report."""
     _, graph, _ = split(sound)
     graph["nodes"][1]["inputs"] = "HERE"
-    assert not opens(
-        bnn_path, with_graph(sound, json.dumps(graph).replace('"HERE"', "[" * depth + "]" * depth))
-    )
+    text = json.dumps(graph)
+    limit = sys.getrecursionlimit()
+    for depth in [*range(1, limit, 50), *range(limit - 300, limit + 10), 10 * limit, 100 * limit]:
+        nested = with_graph(sound, text.replace('"HERE"', "[" * depth + "]" * depth))
+        assert not opens(bnn_path, nested), depth
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("input", "shape", 0), True),
+        (("nodes", 0, "stride", 0), True),
+        (("nodes", 0, "groups"), True),
+        (("nodes", 0, "groups"), 1.0),
+        (("nodes", 0, "pad_value"), False),
+        (("nodes", 1, "count_padding"), 1),
+        (("nodes", 1, "count_padding"), None),
+    ],
+)
+def test_numbers_and_bools_are_not_mixed(bnn_path: Path, place: tuple[Any, ...], value: Any) -> None:
+    """True and 1.0 are not 1, though Python calls them equal: refused, where the number is sound."""
+    conv = Conv2d(name="a", inputs=("input",), weight=packed_weight(1, 1, 1, 1))
+    pool = AvgPool2d(name="b", inputs=("a",), kernel=(1, 1), stride=(1, 1))
+    model_of((1, 1, 1), conv, pool).save(bnn_path)
+    content = bnn_path.read_bytes()
+    assert opens(bnn_path, edited(content, lambda graph: None))
+    assert not opens(bnn_path, edited(content, lambda g: at(g, *place[:-1]).__setitem__(place[-1], value)))
 
 
 @pytest.mark.parametrize(

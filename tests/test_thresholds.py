@@ -135,6 +135,27 @@ def test_batch_norms_on_both_sides_of_the_pooling() -> None:
     assert isinstance(assert_folded(nodes, "s", "conv", "p", "t")["t"], Threshold)
 
 
+def test_a_falling_batch_norm_between_two_poolings() -> None:
+    """It turns the second maximum into a minimum of the first: no threshold, and the same signs."""
+    nodes = [
+        *(SIGNS, conv("conv", "s"), pool("p", "conv")),
+        *(affine("bn", "p", *MIXED), pool("q", "bn"), sign("t", "q")),
+    ]
+    assert isinstance(assert_folded(nodes, "s", "conv", "p", "bn", "q", "t")["t"], Sign)
+    nodes[3] = affine("bn", "p", *RISING)
+    assert isinstance(assert_folded(nodes, "s", "conv", "p", "q", "t")["t"], Threshold)
+
+
+def test_a_batch_norm_after_pooling_that_is_read_elsewhere_stays() -> None:
+    """Its value is needed besides its sign: not made a threshold."""
+    nodes = [
+        *(SIGNS, conv("conv", "s"), pool("p", "conv"), affine("bn", "p", *MIXED), sign("t", "bn")),
+        Add(name="add", inputs=("t", "bn")),
+    ]
+    left = assert_folded(nodes, "s", "conv", "p", "bn", "t", "add", tolerance=1e-6)
+    assert isinstance(left["t"], Sign)
+
+
 def test_an_affine_that_is_read_elsewhere_stays() -> None:
     """A shortcut from before the sign needs the batch norm's value: it is not made a threshold."""
     nodes = [

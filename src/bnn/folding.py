@@ -220,10 +220,10 @@ def _read_by_signs_only(graph: _Graph) -> set[str]:
         readers = [reader for reader in nodes if node.name in reader.inputs]
         passed_on = all(
             isinstance(reader, Sign)
-            or (isinstance(reader, Affine | MaxPool2d | Flatten) and reader.name in precise)
+            or (isinstance(reader, Product | Affine | MaxPool2d | Flatten) and reader.name in precise)
             for reader in readers
         )
-        if readers and passed_on and node.name != graph.output:
+        if readers and passed_on:
             precise.add(node.name)
     return precise
 

@@ -70,9 +70,7 @@ def _restore(module: nn.Module, path: str, weights: str, values: dict[tuple[int,
         key = tuple(id(part) for part in (*originals, *chain))  # tied, and by the same quantizer
         if key not in values:
             value = _evaluate(list(chain), originals, weights)
-            if not all(
-                tensor.isfinite().all() for tensor in (*originals, value)
-            ):  # the sign of NaN is finite
+            if not all(tensor.isfinite().all() for tensor in (*originals, value)):  # sign(NaN) is finite
                 raise ValueError(f"{path}.{name} holds NaN or infinity".lstrip("."))
             values[key] = nn.Parameter(value.detach().clone(), requires_grad=False)
         frozen[name] = values[key]

@@ -17,7 +17,6 @@ import json
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from math import isfinite
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -113,7 +112,7 @@ def _parse(text: str, what: str) -> dict[str, Any]:
         parsed = json.loads(text, object_pairs_hook=unique)
         # NaN, 1e999 and half a surrogate pair, which `json` reads, could not be written again.
         json.dumps(parsed, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise FormatError(f"the {what} is not sound JSON ({error})") from error
     if not isinstance(parsed, dict):
         raise FormatError(f"the {what} is not a JSON object")
@@ -173,9 +172,7 @@ def _decode_fields(cls: type[Any], entry: Any, where: str, tensors: Tensors) -> 
         raise FormatError(f"{where} {problem}")
     try:
         return cls(**{key: _decode(value, hints[key], tensors) for key, value in entry.items()})
-    except FormatError:
-        raise
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise FormatError(f"{where}: {error}") from error
 
 
@@ -205,10 +202,10 @@ def _decode(value: Any, hint: Any, tensors: Tensors) -> Any:
         if len(value) != len(arguments):
             raise FormatError(f"a list of {len(value)} where {len(arguments)} are due")
         return tuple(_decode(v, a, tensors) for v, a in zip(value, arguments, strict=True))
-    if hint is float and type(value) is int and abs(value) < 2**53:
+    if hint is float and type(value) is int:
         return float(value)
-    if type(value) is not hint or (hint is float and not isfinite(value)):
-        raise FormatError(f"{value!r:.40} is not a {'finite ' if hint is float else ''}{hint.__name__}")
+    if type(value) is not hint:
+        raise FormatError(f"{value!r:.40} is not a {hint.__name__}")
     return value
 
 

@@ -1,0 +1,147 @@
+"""A network of ±1 weights and ±1 activations, from raw pixels, equals its float64 self: bit for bit."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import random_pixels
+from torch import Tensor, nn
+from torch_helpers import randomise
+
+from bnn.binarize import binarize
+from bnn.freezing import freeze
+from bnn.nodes import Threshold
+from bnn.packed import PackedModel
+from bnn.packing import pack
+from bnn.quantizers import Sign
+from bnn.runtime import Runner
+
+MEAN, STD = (0.4, 0.6), (0.2, 0.3)
+
+
+class PaddedByMinus1(nn.Conv2d):
+    """A convolution whose border is -1, so that a ±1 image stays one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (1, 1, 1, 1), value=-1))
+
+
+class SignByWhere(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+
+
+def mlp(activation: type[nn.Module], bias: bool) -> nn.Sequential:
+    return nn.Sequential(
+        *(nn.Flatten(), nn.Linear(2 * 36, 97, bias=bias), nn.BatchNorm1d(97), activation()),
+        *(nn.Linear(97, 65, bias=bias), nn.BatchNorm1d(65), nn.Hardtanh(), activation()),
+        *(nn.Linear(65, 64, bias=bias), nn.BatchNorm1d(64), nn.Dropout(), activation()),
+        nn.Linear(64, 10, bias=False),
+    )
+
+
+def conv_net(activation: type[nn.Module], bias: bool) -> nn.Sequential:
+    return nn.Sequential(
+        *(nn.Conv2d(2, 8, 3, padding=1, bias=bias), nn.BatchNorm2d(8), nn.Hardtanh(), activation()),
+        *(nn.Conv2d(8, 16, 3, padding=1, bias=bias), nn.MaxPool2d(2), nn.BatchNorm2d(16), activation()),
+        *(PaddedByMinus1(16, 16, 3, groups=16, bias=bias), nn.BatchNorm2d(16), nn.MaxPool2d(2, 1)),
+        activation(),
+        *(nn.Conv2d(16, 9, 1, bias=bias), nn.BatchNorm2d(9), activation()),
+        *(nn.Flatten(), nn.Linear(36, 10, bias=False)),
+    )  # fmt: skip
+
+
+def frozen_network(
+    network: Callable[[type[nn.Module], bool], nn.Module], *options: object, seed: int
+) -> nn.Module:
+    """With batch norms of negative and zero factors; where it is 0, of positive, negative and zero shifts."""
+    model = randomise(binarize(network(*options)), seed)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                module.weight[:3], module.bias[:3] = 0, torch.tensor([0.5, -0.5, 0.0])
+                assert (module.weight < 0).any()
+    return freeze(model)
+
+
+def signs_in_torch(model: nn.Module, x: Tensor) -> dict[str, np.ndarray]:
+    """What each activation module gives, by name; "" is the output."""
+    seen: dict[str, np.ndarray] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Sign | SignByWhere):
+            module.register_forward_hook(lambda m, i, out, name=name: seen.update({name: out.numpy()}))
+    with torch.no_grad():
+        seen[""] = model(x).numpy()
+    return seen
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("network", "activation"), [(mlp, Sign), (conv_net, Sign), (conv_net, SignByWhere)])
+def test_every_sign_and_logit_is_that_of_float64(
+    network: Callable[..., nn.Module], activation: type[nn.Module], bias: bool, seed: int
+) -> None:
+    """On random images every sign in every layer, and the logits, equal the float64 network's."""
+    frozen = frozen_network(network, activation, bias, seed=seed)
+    packed = pack(frozen, torch.zeros(1, 2, 6, 6), mean=MEAN, std=STD)
+    pixels = random_pixels(3000, 2, 6, 6, seed=seed)
+    mean, std = (np.array(values).reshape(2, 1, 1) for values in (MEAN, STD))
+    seen = signs_in_torch(frozen.double(), torch.from_numpy((pixels / 255 - mean) / std))
+
+    assert np.array_equal(Runner(packed)(pixels), seen.pop(""))
+    names = [node.name for node in packed.nodes]
+    for name, expected in seen.items():
+        upto = PackedModel(packed.input, packed.nodes[: names.index(name) + 1])
+        assert np.array_equal(Runner(upto)(pixels), expected), name
+        assert 0.05 < (expected > 0).mean() < 0.95, name
+    # All but the first layer, and the one whose maximum is taken after a falling batch norm, are integers.
+    assert sum(isinstance(node, Threshold) for node in packed.nodes) == 2
+
+
+def test_normalised_float32_gives_the_same_classes() -> None:
+    """From float32 the first layer rounds, so that single signs may differ; here no class does."""
+    frozen = frozen_network(conv_net, Sign, False, seed=0)
+    packed = pack(frozen, torch.zeros(1, 2, 6, 6), mean=MEAN, std=STD)
+    pixels = random_pixels(500, 2, 6, 6)
+    mean, std = (np.array(values).reshape(2, 1, 1) for values in (MEAN, STD))
+    values = ((pixels / 255 - mean) / std).astype(np.float32)
+    assert np.array_equal(Runner(packed).predict(pixels), Runner(packed).predict(values))
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e-3])
+def test_epsilon_is_added_to_the_variance(factor: float) -> None:
+    """scale = gamma / sqrt(variance + epsilon), which matters where the variance is small."""
+    norm = nn.BatchNorm1d(4, eps=0.1)
+    with torch.no_grad():
+        norm.running_var.copy_(factor * torch.tensor([1.0, 2.0, 3.0, 0.0]))
+        norm.running_mean.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    model = nn.Sequential(nn.Linear(8, 4), norm)
+    x = torch.randn(50, 8)
+    expected = model.eval()(x).detach().numpy()
+    assert np.allclose(Runner(pack(model, x))(x.numpy()), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_norm_before_a_padded_convolution() -> None:
+    """The padding is 0 after the norm: at the border its shift is missing, and packed has it missing too."""
+    model = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), Sign())
+    frozen = freeze(randomise(binarize(model))).double()
+    packed = pack(frozen, torch.zeros(1, 2, 6, 6), mean=0.0, std=1.0)
+    pixels = random_pixels(500, 2, 6, 6)
+    expected = frozen(torch.from_numpy(pixels / 255)).detach().numpy()
+    assert np.array_equal(Runner(packed)(pixels), expected)
+    inside = expected[:, :, 1:-1, 1:-1].mean((0, 2, 3)), expected[:, :, 0].mean((0, 2))
+    assert np.abs(inside[0] - inside[1]).max() > 0.1
+
+
+def test_ties_count_as_plus_1() -> None:
+    """A sum of exactly 0 is +1, in the sign of a product as in PyTorch's, for odd and even lengths."""
+    for n in (7, 64):
+        model = nn.Sequential(Sign(), binarize(nn.Linear(n, 50, bias=False)), Sign())
+        frozen = freeze(randomise(model))
+        x = torch.randn(400, n, generator=torch.Generator().manual_seed(1))
+        sums = frozen[1](frozen[0](x)).detach().numpy()
+        assert ((sums == 0).any()) == (n % 2 == 0)
+        result = Runner(pack(frozen, x))(x.numpy())
+        assert np.array_equal(result, np.where(sums >= 0, 1, -1))
