@@ -27,8 +27,10 @@ def seconds(code: str) -> list[float]:
 def main() -> None:
     cases = dict(CASES)
     if len(sys.argv) > 1:
-        run = "import bnn, numpy; net = bnn.load({!r}); net(numpy.zeros((1, *net.model.input.shape), 'uint8'))"
-        cases["load and run one image"] = run.format(sys.argv[1])
+        cases["load and run one image"] = (
+            f"import bnn, numpy; net = bnn.load({sys.argv[1]!r}); "
+            "net(numpy.zeros((1, *net.model.input.shape), 'uint8'))"
+        )
     for name, code in cases.items():
         low, median, high = statistics.quantiles(seconds(code), n=4)
         print(f"{name:24s} {median:.3f} s  ({low:.3f} to {high:.3f})")

@@ -31,6 +31,7 @@ NUMPY_SIDE = [
 TORCH_SIDE = [
     "functional",
     "quantizers",
+    "parametrization",
     "binarize",
     "losses",
     "models",
@@ -40,6 +41,7 @@ TORCH_SIDE = [
     "packing",
     "freezing",
     "reports",
+    "runs",
     "training",
 ]
 FACE = ["__init__", "cli", "binary_connect_fc_example"]
