@@ -29,16 +29,15 @@ def test_truncation_at_every_length(bnn_path: Path, sound: bytes) -> None:
 
 
 def test_flipped_bits(bnn_path: Path, sound: bytes) -> None:
-    """One bit flipped, two in each byte tried: refused, or a sound model; in the header nearly all are."""
+    """A bit flipped in each byte: refused, or a sound model; in the header nearly all are refused."""
     header = 8 + int.from_bytes(sound[:8], "little")
     taken = {"header": 0, "data": 0}
     for position in range(len(sound)):
-        for bit in (position % 8, (position + 3) % 8):
-            flipped = bytearray(sound)
-            flipped[position] ^= 1 << bit
-            taken["header" if position < header else "data"] += opens(bnn_path, bytes(flipped))
-    assert taken["header"] < 0.1 * 2 * header
-    assert 0 < taken["data"] < 2 * (len(sound) - header)
+        flipped = bytearray(sound)
+        flipped[position] ^= 1 << position * 3 % 8
+        taken["header" if position < header else "data"] += opens(bnn_path, bytes(flipped))
+    assert taken["header"] < 0.1 * header
+    assert 0 < taken["data"] < len(sound) - header
 
 
 @pytest.mark.slow

@@ -210,6 +210,25 @@ def assert_packed_is_equal_in_float32(frozen: nn.Module, x: Tensor) -> None:
     assert np.abs(result - frozen.float()(x).detach().numpy()).max() < 1e-4
 
 
+def test_changes_in_place_do_not_count() -> None:
+    """A model that changes its input in place, or counts its calls, has one output all the same."""
+
+    class Counting(nn.Sequential):
+        def __init__(self, *modules: nn.Module) -> None:
+            super().__init__(*modules)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(x)
+
+    model = Counting(nn.ReLU(inplace=True), nn.Linear(72, 5))
+    x = torch.randn(64, 72, generator=torch.Generator().manual_seed(2))
+    packed = pack(freeze(binarize(model)), x)
+    assert [node.name for node in packed.nodes] == ["0", "1"]
+    assert np.allclose(Runner(packed)(x.numpy()), freeze(model)(x).detach().numpy(), atol=1e-4)
+
+
 def test_names_are_the_modules() -> None:
     """A node bears its module's name, numbered at a second use; a larger module's operation its own too."""
     relu = nn.ReLU()

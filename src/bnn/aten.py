@@ -82,11 +82,9 @@ def _conv2d(
 def _batch_norm(
     t: Translator, x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float
 ) -> Value:
-    if mean is None or var is None:
-        t.fail("a batch norm without running statistics")
-    mean, var = t.constant(mean), t.constant(var)
-    gamma = np.ones_like(mean) if weight is None else t.constant(weight)
-    beta = np.zeros_like(mean) if bias is None else t.constant(bias)
+    mean, var = t.fixed(mean, "a mean"), t.fixed(var, "a variance")
+    gamma = np.ones_like(mean) if weight is None else t.fixed(weight, "a factor")
+    beta = np.zeros_like(mean) if bias is None else t.fixed(bias, "a shift")
     scale = gamma / np.sqrt(var + eps)  # epsilon is added to the variance
     name = t.add(nodes.Affine, t.name(x), scale=scale, shift=beta - mean * scale)
     return (name,)  # ATen's also returns the statistics
@@ -147,9 +145,7 @@ def _relu(t: Translator, x: Any) -> Value:
 
 
 def _prelu(t: Translator, x: Any, slope: Any) -> Value:
-    values = t.constant(slope)
-    if values is None:
-        t.fail("a slope that depends on the input")
+    values = t.fixed(slope, "a slope")
     return t.add(nodes.PReLU, t.name(x), slope=values.reshape(-1).astype(np.float32))
 
 
@@ -280,10 +276,7 @@ def _mul(t: Translator, x: Any, y: Any) -> Value:
 
 
 def _div(t: Translator, x: Any, y: Any) -> Value:
-    b = t.constant(y)
-    if b is None:
-        t.fail("a division by an activation")
-    return t.affine(t.name(x), 1 / b, np.zeros(()))
+    return t.affine(t.name(x), 1 / t.fixed(y, "a divisor"), np.zeros(()))
 
 
 def _neg(t: Translator, x: Any) -> Value:

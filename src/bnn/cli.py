@@ -6,6 +6,7 @@ Nothing here imports torch but `train`, inside its function: the rest works on t
 import argparse
 import difflib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -56,6 +57,9 @@ def _complain(command: str, message: str) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    # Threads that spin while they wait starve each other when something else runs: a step took 800 ms instead
+    # of 50 on a shared machine. OpenMP reads this when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     require("torch", "train")
     from bnn.training import TrainingDiverged, train
 

@@ -76,7 +76,7 @@ def _check_frozen(model: nn.Module) -> None:
 
 
 def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    # Float32 on the CPU, in eval mode, batch of 2: torch.export takes a 1 in the example for a constant.
+    # On the CPU, in eval mode, and a batch of 2: torch.export takes a 1 in the example for a constant.
     model = copy.deepcopy(model).cpu().eval()
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     batch = torch.zeros(2, *example.shape[1:], dtype=dtype)

@@ -7,13 +7,14 @@ are each one magnitude with signs is packed, whoever made it.
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import chain, count
+from itertools import chain, compress, count
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
+from torch.export.graph_signature import OutputKind
 
 from bnn import bits, nodes
 from bnn.folding import PackWarning
@@ -73,7 +74,9 @@ class Translator:
                 case "call_function":
                     self.values[node] = self._call(node)
                 case "output":
-                    outputs = node.args[0]
+                    specs = self.program.graph_signature.output_specs  # the others are changes in place
+                    own = [spec.kind is OutputKind.USER_OUTPUT for spec in specs]
+                    outputs = list(compress(node.args[0], own))
                     if len(outputs) != 1:
                         raise ValueError(f"the model returns {len(outputs)} values; one is needed")
                     return self.nodes, self.name(outputs[0])
@@ -142,6 +145,13 @@ class Translator:
             return np.array(float(value))
         return value.double().numpy() if isinstance(value, Tensor) else None
 
+    def fixed(self, node: Any, what: str) -> Array:
+        """The same, of an argument that must be constant."""
+        value = self.constant(node)
+        if value is None:
+            self.fail(f"{what} that depends on the input")
+        return value
+
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         """Of an argument or result, without the batch axis."""
         return tuple(int(size) for size in node.meta["val"].shape[1:])
@@ -158,11 +168,9 @@ class Translator:
 
     def product(self, cls: type[Node], x: str, weight: Any, bias: Any, **fields: Any) -> str:
         """Adds a Linear or Conv2d node."""
-        values = self.constant(weight)
-        if values is None:
-            self.fail("a weight that depends on the input")
+        values = self.fixed(weight, "a weight")
         packed, scale = _pack_weight(values, self._where())
-        shift = None if bias is None else self.constant(bias)
+        shift = None if bias is None else self.fixed(bias, "a bias")
         if scale is not None and shift is None and (scale == 1).all():
             scale = None
         if scale is not None or shift is not None:
