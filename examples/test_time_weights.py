@@ -31,7 +31,9 @@ def main() -> None:
     labels = torch.from_numpy(data.train_labels)[-config.validation :]
     model = load_trained(options.run)
 
-    print(f"{config.weights} training on {config.data}, {config.epochs} epochs; {len(labels):,} validation images")
+    print(
+        f"{config.weights} training on {config.data}, {config.epochs} epochs; {len(labels):,} validation images"
+    )
     print("weights at test time   as trained   recalibrated")
     for name, weights in (("signs", "sign"), ("one random sample", "sample"), ("real-valued", "real")):
         frozen = freeze(model, weights, seed=0)

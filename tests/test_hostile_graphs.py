@@ -217,14 +217,14 @@ json_values = st.recursive(
 
 
 @given(st.binary(max_size=200), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_random_bytes(bnn_path: Path, content: bytes, with_length: bool) -> None:
     """Random bytes, with or without a true length before them, are refused."""
     assert not opens(bnn_path, len(content).to_bytes(8, "little") + content if with_length else content)
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_random_json_in_the_graph(bnn_path: Path, sound: bytes, data: st.DataObject) -> None:
     """Any JSON value in the place of any part of the graph: refused, or a sound model."""
     _, graph, _ = split(sound)
@@ -234,7 +234,7 @@ def test_random_json_in_the_graph(bnn_path: Path, sound: bytes, data: st.DataObj
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_random_json_in_the_header(bnn_path: Path, sound: bytes, data: st.DataObject) -> None:
     """Any JSON value in the place of any part of the container's header: refused, or a sound model."""
     header, _, content = split(sound)

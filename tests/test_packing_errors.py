@@ -120,6 +120,7 @@ REFUSED: list[tuple[Any, Tensor, str]] = [
     (nn.ConstantPad2d(-1, 0.0), IMAGE, "padding other than by a constant"),
     (nn.Sequential(nn.ConstantPad2d(1, 1.0), nn.Conv2d(4, 4, 3, padding=1)), IMAGE, "1.0 and then with 0"),
     (nn.Softmax(dim=1), IMAGE, "softmax over something other than (batch, classes)"),
+    (nn.Softmax(dim=0), FEATURES, "softmax over something other than (batch, classes)"),
     (lambda m, x: x.sign(), IMAGE, "torch.sign gives 0 at 0, which has no bit; use bnn.functional.sign"),
     (lambda m, x: torch.where(x > 0, 1.0, -1.0), IMAGE, "0 counts as +1; use bnn.functional.sign"),
     (lambda m, x: torch.where(x >= 0, 1.0, 0.0), IMAGE, "`where` is understood only as a sign"),

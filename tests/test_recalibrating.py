@@ -89,7 +89,7 @@ def test_only_batch_norms_train_meanwhile() -> None:
 
 
 def test_norms_without_statistics_stay_out() -> None:
-    """A batch norm that tracks nothing, and other norms, are left in eval mode."""
+    """A batch norm that tracks nothing does no harm, and other norms are left in eval mode."""
     model = nn.Sequential(nn.BatchNorm1d(6, track_running_stats=False), nn.LayerNorm(6), nn.BatchNorm1d(6))
     modes: list[bool] = []
     model[1].register_forward_hook(lambda module, inputs, output: modes.append(module.training))

@@ -80,7 +80,7 @@ def source_of(kind: str) -> tuple[Node, ...]:
 
 
 @given(kinds, st.booleans(), scales, st.integers(0, 2), sizes, sizes, seeds)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_linear(kind: str, packed: bool, scale: Any, batch: int, n: int, out: int, seed: int) -> None:
     """Linear is PyTorch's, packed or not, for every tail and batch size, from signs, floats and pixels."""
     x, contract, seen = sample(kind, batch, n, seed=seed)
@@ -118,7 +118,7 @@ def conv_in_torch(x: Tensor, weight: Tensor, geometry: dict[str, Any]) -> Tensor
 
 
 @given(kinds, st.booleans(), scales, st.integers(0, 2), convolutions(), seeds)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100)
 def test_conv2d(kind: str, packed: bool, scale: Any, batch: int, geometry: dict[str, Any], seed: int) -> None:
     """Conv2d is PyTorch's for any stride, padding on any side by 0 or ±1, dilation and groups; from pixels
     too, where the padding lies in the normalised image."""
@@ -133,7 +133,7 @@ def test_conv2d(kind: str, packed: bool, scale: Any, batch: int, geometry: dict[
 
 
 @given(st.integers(1, 4), sizes, sizes, seeds)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_products_of_signs_are_exact(batch: int, n: int, out: int, seed: int) -> None:
     """±1 weights on ±1 inputs give exact integers, the ones that xor and population count give."""
     x, weight = random_signs(batch, n, seed=seed), packed_weight(out, n, seed=seed + 1)
@@ -144,7 +144,7 @@ def test_products_of_signs_are_exact(batch: int, n: int, out: int, seed: int) ->
 
 
 @given(convolutions(), seeds)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_convolutions_of_signs_are_exact(geometry: dict[str, Any], seed: int) -> None:
     """A convolution of ±1 by ±1, padded by 0 or ±1, gives PyTorch's integers exactly."""
     image, shape = geometry.pop("image"), geometry.pop("weight")

@@ -37,14 +37,14 @@ def assert_threshold(scale: float, shift: float, *around: int) -> None:
 @example(-0.0, 5e-324)
 @example(5e-324, -1e308)
 @example(-1e308, 1e308)
-@settings(max_examples=1000)
+@settings(max_examples=500)
 def test_integer_threshold_is_the_sign(scale: float, shift: float) -> None:
     """For every integer z, scale * z + shift >= 0 iff (z >= threshold) != flip: tiny, huge and 0 included."""
     assert_threshold(scale, shift)
 
 
 @given(scales.filter(lambda scale: abs(scale) < 1e299), integers, st.integers(-2, 2))
-@settings(max_examples=1000)
+@settings(max_examples=500)
 def test_integer_threshold_at_a_tie(scale: float, z: int, ulps: int) -> None:
     """Where scale * z + shift is exactly 0 for some z, or an ulp beside it, the border is not one off."""
     shift = -scale * z
@@ -54,7 +54,7 @@ def test_integer_threshold_at_a_tie(scale: float, z: int, ulps: int) -> None:
 
 
 @given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3), st.integers(-300, 300), st.floats(-10, 10))
-@settings(max_examples=500)
+@settings(max_examples=200)
 def test_integer_threshold_of_a_batch_norm(gamma: float, variance: float, mean: int, beta: float) -> None:
     """With scale and shift as a batch norm gives them, of either sign and with an integer mean."""
     for scale in (gamma / np.sqrt(variance + 1e-5), -gamma / np.sqrt(variance + 1e-5)):

@@ -98,7 +98,7 @@ def _getitem(t: Translator, x: Any, index: int) -> Value:
 
 
 def _identity(t: Translator, x: Any, *args: Any, **kwargs: Any) -> Value:
-    if not t.node.meta["val"].is_floating_point() or x.meta["val"].shape != t.node.meta["val"].shape:
+    if not t.node.meta["val"].is_floating_point():
         t.fail(f"{_short(t.node.target)} changes more than layout and precision")
     return t.values[x]
 
@@ -107,7 +107,7 @@ def _reshape(t: Translator, x: Any, *args: Any) -> Value:
     before, after = t.shape(x), t.shape(t.node)
     if before == after:
         return t.name(x)
-    if after == (prod(before),) and t.node.meta["val"].shape[0] == x.meta["val"].shape[0]:
+    if after == (prod(before),):
         return t.add(nodes.Flatten, t.name(x))
     t.fail(f"reshapes {before} to {after}; only flattening is understood")
 

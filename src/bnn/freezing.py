@@ -17,8 +17,9 @@ __all__ = ["PackWarning", "freeze", "pack", "recalibrate"]
 
 M = TypeVar("M", bound=nn.Module)
 
-ULPS = 16  # magnitudes of one row that differ by no more are meant to be one: `x + (v - x).detach()` is off
-# by some where |x| is several times |v|
+# Magnitudes of one row that differ by no more are meant to be one: a quantizer's `x + (v - x).detach()` is
+# off by several where |x| is larger than |v|.
+ULPS = 16
 
 
 def freeze(model: M, weights: Literal["sign", "sample", "real"] = "sign", *, seed: int | None = None) -> M:
@@ -141,9 +142,7 @@ def recalibrate(model: M, data: Tensor | Iterable[Any]) -> M:
             what they were.
     """
     model.eval()
-    norms = [
-        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
-    ]
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     before = [(norm.momentum, copy.deepcopy(norm.state_dict())) for norm in norms]
     try:
         for norm in norms:

@@ -67,7 +67,7 @@ class Runner:
             raise ValueError(f"input must be uint8 (raw pixels) or float32 (normalised), not {x.dtype}")
         if x.dtype == np.uint8 and not contract.mean:
             raise ValueError("this model was packed without mean and std: give normalised float32, not uint8")
-        if x.shape[1:] != contract.shape or x.ndim == 0:
+        if x.shape[1:] != contract.shape:
             raise ValueError(
                 f"input must have shape (batch, {', '.join(map(str, contract.shape))}), not {x.shape}"
             )
