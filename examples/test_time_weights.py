@@ -24,6 +24,8 @@ def main() -> None:
     options = parser.parse_args()
 
     config = TrainConfig.from_recipe(options.run / "config.toml")
+    if not config.validation:
+        parser.error(f"{options.run} was trained without a validation set")
     contract = load(options.run / "model.bnn").model.input
     data = load_dataset(config.data, options.data_dir)
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (contract.mean, contract.std))
@@ -31,14 +33,12 @@ def main() -> None:
     labels = torch.from_numpy(data.train_labels)[-config.validation :]
     model = load_trained(options.run)
 
-    print(
-        f"{config.weights} training on {config.data}, {config.epochs} epochs; {len(labels):,} validation images"
-    )
+    print(f"{config.weights} training on {config.data}; {len(labels):,} validation images")
     print("weights at test time   as trained   recalibrated")
     for name, weights in (("signs", "sign"), ("one random sample", "sample"), ("real-valued", "real")):
         frozen = freeze(model, weights, seed=0)
         before = accuracy(frozen, images[-config.validation :], labels)
-        recalibrate(frozen, images[: config.recalibrate].split(1000))
+        recalibrate(frozen, images[: -config.validation][: config.recalibrate].split(1000))
         after = accuracy(frozen, images[-config.validation :], labels)
         print(f"{name:20s}  {100 * before:9.2f} %    {100 * after:9.2f} %")
 

@@ -129,6 +129,10 @@ def test_help_has_an_example(command, capsys):
         (["train", "digits", "--epoch", "3"], "did you mean --epochs?"),
         (["train", "digits", "--optimizer", "adm"], "did you mean 'adam'?"),
         (["train", "digits", "--data", "mnits"], "did you mean 'mnist'?"),
+        (["train", "digits", "--seed", "99999999999999999999"], "must be below 2^31"),
+        (["train", "digits", "--device", "meta"], "device = 'meta' cannot be used"),
+        (["train", "digits", "--resume", "--force"], "give one of them"),
+        (["train", "digits", "--width", "900000000"], "not enough memory"),
         (["train", "digits", "--seeds", "0"], "--seeds 0: must be at least 1"),
         (["train", "digits", "--device", "tpu"], "device = 'tpu' cannot be used"),
         (["eval", "none.bnn"], "none.bnn: No such file or directory"),
@@ -203,6 +207,30 @@ def test_eval_on_data_of_another_shape(run, capsys, tmp_path):
         for i in range(3):
             Image.fromarray(np.full((9, 9), i, dtype=np.uint8)).save(tmp_path / label / f"{i}.png")
     assert "(1, 9, 9), the model takes (1, 8, 8)" in _fails(capsys, "eval", str(run), "--data", str(tmp_path))
+
+
+def test_eval_on_other_classes(run, capsys, tmp_path):
+    """Data of the right shape but with other classes is refused, not scored."""
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        for i in range(3):
+            Image.fromarray(np.full((8, 8), i, dtype=np.uint8)).save(tmp_path / label / f"{i}.png")
+    line = _fails(capsys, "eval", str(run), "--data", str(tmp_path))
+    assert "its classes are cat, dog, the model's 0, 1, 2" in line
+
+
+def test_a_model_of_a_folder_asks_for_its_data(capsys, tmp_path):
+    """A network trained on a folder of images carries no path; eval asks for --data, and then works."""
+    rng = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        for i in range(12):
+            pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pets" / label / f"{i}.png")
+    pets, out = str(tmp_path / "pets"), str(tmp_path / "run")
+    assert main(["train", "digits", "--data", pets, "--validation", "4", "--out", out, *SMALL]) == 0
+    assert "give --data" in _fails(capsys, "eval", out)
+    assert main(["eval", out, "--data", pets]) == 0
 
 
 def test_ctrl_c_leaves_a_run_that_resumes(tmp_path, capsys, monkeypatch):

@@ -145,3 +145,51 @@ def test_ties_count_as_plus_1() -> None:
         assert ((sums == 0).any()) == (n % 2 == 0)
         result = Runner(pack(frozen, x))(x.numpy())
         assert np.array_equal(result, np.where(sums >= 0, 1, -1))
+
+
+@pytest.mark.parametrize(
+    "between", [[nn.Flatten()], [nn.MaxPool2d(2), nn.Flatten()], [nn.Flatten(), nn.Dropout()]]
+)
+def test_hardtanh_before_pooling_and_flattening(between: list[nn.Module]) -> None:
+    """BinaryNet's order: hardtanh, pool, flatten, sign. With borders a millionth beside whole numbers every
+    logit is the float64 network's: the hardtanh goes, and what is left before the sign stays float64.
+
+    (Right at whole numbers PyTorch itself gives ±1e-17 or 0, as it fuses multiply and add or does not.)
+    """
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(2, 8, 3, bias=False), nn.BatchNorm2d(8), Sign()),
+        *(nn.Conv2d(8, 16, 1, bias=False), nn.BatchNorm2d(16), nn.Hardtanh(), *between, Sign()),
+        *(
+            nn.Linear(
+                16 * 16 if len(between) < 2 or between[0].__class__ is nn.Flatten else 16 * 4, 10, bias=False
+            ),
+        ),
+    )
+    randomise(model)
+    with torch.no_grad():
+        model[4].running_mean.copy_(torch.arange(-8, 8) + 2.0**-20)
+        model[4].running_var.copy_(torch.rand(16) + 0.5)
+        model[4].bias.zero_()
+    frozen = freeze(binarize(model))
+    packed = pack(frozen, torch.zeros(1, 2, 6, 6), mean=MEAN, std=STD)
+    assert [type(node).__name__ for node in packed.nodes].count("Hardtanh") == 0
+    pixels = random_pixels(1000, 2, 6, 6)
+    mean, std = (np.array(values).reshape(2, 1, 1) for values in (MEAN, STD))
+    with torch.no_grad():
+        expected = frozen.double()(torch.from_numpy((pixels / 255 - mean) / std)).numpy()
+    assert np.array_equal(Runner(packed)(pixels), expected)
+
+
+def test_logits_through_a_last_batch_norm() -> None:
+    """An affine map of integers at the end is computed in float64: rounded, it is the float64 network's."""
+    model = nn.Sequential(
+        nn.Linear(72, 65), nn.BatchNorm1d(65), Sign(), nn.Linear(65, 10), nn.BatchNorm1d(10)
+    )
+    frozen = freeze(randomise(binarize(nn.Sequential(nn.Flatten(), *model))))
+    packed = pack(frozen, torch.zeros(1, 2, 6, 6), mean=MEAN, std=STD)
+    pixels = random_pixels(2000, 2, 6, 6)
+    mean, std = (np.array(values).reshape(2, 1, 1) for values in (MEAN, STD))
+    with torch.no_grad():
+        expected = frozen.double()(torch.from_numpy((pixels / 255 - mean) / std)).float().numpy()
+    assert np.array_equal(Runner(packed)(pixels), expected)

@@ -175,3 +175,14 @@ def test_real_magnitudes_are_not_snapped() -> None:
     with torch.no_grad():
         close.parametrizations.weight.original.copy_(torch.tensor([[0.5, 0.5 + 2**-24, -0.5, 0.5]]))
     assert torch.equal(freeze(close, "real").weight, close.parametrizations.weight.original)
+
+
+def test_bfloat16_magnitudes_are_not_snapped() -> None:
+    """Neighbouring magnitudes of bfloat16 differ by 1/128: they are two, not one that was rounded."""
+
+    class TwoMagnitudes(nn.Module):
+        def forward(self, w: torch.Tensor) -> torch.Tensor:
+            return torch.where(w >= 0, 1.0, -1.0625).to(w.dtype)
+
+    layer = binarize(nn.Linear(8, 4).bfloat16(), TwoMagnitudes)
+    assert set(freeze(layer).weight.float().unique().tolist()) == {1.0, -1.0625}

@@ -119,3 +119,12 @@ def test_a_model_of_features_takes_no_images(tmp_path):
     """A model whose input is a vector refuses, naming its shape."""
     with pytest.raises(ImageError, match=r"takes \(784,\), not images"):
         read_image(_save(tmp_path, _stroke()), InputContract((784,), (0.1,), (0.3,)))
+
+
+@pytest.mark.parametrize("pixels", [np.linspace(0, 1, 784), np.arange(784) * 1000])
+def test_32_bit_pixels_are_refused(tmp_path, pixels):
+    """Floats and large integers have no range that could be known; they are not clipped in silence."""
+    mode = np.float32 if pixels.dtype.kind == "f" else np.int32
+    path = _save(tmp_path, pixels.reshape(28, 28).astype(mode), name="image.tiff")
+    with pytest.raises(ImageError, match="pixels of 32 bits; 8 or 16 are understood"):
+        read_image(path, GREY)

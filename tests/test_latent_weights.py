@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from bnn.binarize import (
     load_float_state_dict,
     named_latent_parameters,
 )
+from bnn.freezing import freeze
 from bnn.functional import identity_ste, sign
 from bnn.quantizers import StochasticSign
 
@@ -196,3 +198,19 @@ def test_reading_is_harmless() -> None:
         kept.append(layer.weight)
         optimizer.step()
     assert len(kept) == 9
+
+
+@pytest.mark.parametrize("use", [freeze, copy.deepcopy, lambda layer: layer.state_dict()])
+def test_a_change_in_place_is_noticed_before_it_is_lost(use: Callable[[nn.Module], object]) -> None:
+    """nn.init on the view fails loudly when the layer is frozen, copied or saved as well."""
+    layer = BinaryLinear(8, 4)
+    nn.init.ones_(layer.weight)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        use(layer)
+
+
+@pytest.mark.parametrize("quantizer", [sign, lambda w: w, lambda: 3, "weight"])
+def test_what_is_no_quantizer_is_refused(quantizer: Any) -> None:
+    """A function of a tensor, or a string, in the quantizer's place is a ValueError that says the rule."""
+    with pytest.raises(ValueError, match=r"quantizer must be an nn\.Module"):
+        binarize(nn.Linear(4, 3), quantizer)

@@ -105,7 +105,7 @@ REFUSED: list[tuple[Any, Tensor, str]] = [
     (nn.Sequential(nn.ReLU(), nn.Sequential(nn.GELU())), IMAGE, "module '1.0': aten.gelu.default"),
     (nn.GroupNorm(2, 4), IMAGE, "group_norm"),
     (nn.BatchNorm2d(4, track_running_stats=False), IMAGE, "a batch norm without running statistics"),
-    (nn.ConvTranspose2d(4, 4, 3), IMAGE, "conv_transpose2d"),
+    (nn.ConvTranspose2d(4, 4, 3), IMAGE, "the model: ConvTranspose2d cannot be packed yet"),
     (nn.Linear(6, 3), IMAGE, "a linear layer on activations of shape (4, 6, 6); it must be (features,)"),
     (nn.Unflatten(1, (2, 4)), FEATURES, "reshapes (8,) to (2, 4); only flattening is understood"),
     (nn.Upsample(scale_factor=2), IMAGE, "the runtime does not know this operation"),
@@ -293,3 +293,28 @@ def test_the_sign_of_a_relu_warns() -> None:
     model = freeze(binarize(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), Function(lambda m, x: sign(x)))))
     with pytest.warns(PackWarning, match="^2: the sign of a ReLU is always"):
         pack(model, FEATURES)
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind"),
+    [
+        (nn.LSTM(4, 4), "LSTM"),
+        (nn.Conv1d(4, 4, 3), "Conv1d"),
+        (nn.ConvTranspose2d(4, 4, 3), "ConvTranspose2d"),
+    ],
+)
+def test_layers_that_do_not_pack_yet_are_named(layer: nn.Module, kind: str) -> None:
+    """A layer of a kind that version 1 does not pack is named with its kind, before anything is exported."""
+    with pytest.raises(
+        ValueError, match=rf"module '1': {kind} cannot be packed yet, only trained and frozen"
+    ):
+        pack(nn.Sequential(nn.ReLU(), layer), IMAGE)
+
+
+@pytest.mark.parametrize(
+    "number", [0.5, np.float32(0.5), torch.tensor(0.5), [0.5], np.array([0.5]), (0.5,) * 4]
+)
+def test_mean_and_std_may_be_any_numbers(number: Any) -> None:
+    """A Python, numpy or torch number, or one for each channel."""
+    contract = pack(nn.Conv2d(4, 2, 3), IMAGE, mean=number, std=number).input
+    assert set(contract.mean) == set(contract.std) == {0.5}

@@ -198,7 +198,7 @@ def test_nan_loss_stops_with_the_step_and_keeps_the_checkpoint(tmp_path, monkeyp
 def test_nan_latent_weight_is_noticed(tmp_path, monkeypatch):
     """A latent NaN has a sign and leaves the loss finite; the run stops all the same and names the layer."""
     monkeypatch.setattr(training, "clip_latent_weights", _poison)
-    with pytest.raises(TrainingDiverged, match=r"latent weights of 1\.weight are NaN"):
+    with pytest.raises(TrainingDiverged, match=r"1\.weight holds NaN or infinity by step 12"):
         train(_config(dropout_in=0.0), tmp_path)
 
 
@@ -210,8 +210,8 @@ def _poison(optimizer, model):
     optimizer.register_step_post_hook(hook)
 
 
-def test_validation_is_the_last_part_and_test_is_read_once(tmp_path, monkeypatch):
-    """Training never sees the validation samples, and the test set is touched only after the last epoch."""
+def test_validation_is_the_last_part():
+    """Training never sees the validation samples, nor does the normalisation."""
     data = load_dataset("digits")
     config = _config()
     fit, val, (mean, std) = training._split(data, config, torch.device("cpu"))
@@ -221,6 +221,22 @@ def test_validation_is_the_last_part_and_test_is_read_once(tmp_path, monkeypatch
     pixels = data.train_images[: len(fit)] / 255
     assert mean == [pytest.approx(pixels.mean())]
     assert std == [pytest.approx(pixels.std())]
+
+
+def test_the_test_set_is_not_read_before_the_last_epoch(tmp_path, monkeypatch):
+    """Until the last epoch is over nothing touches the test images."""
+    digits = load_dataset("digits")
+    epochs_done, read_after = [], []
+
+    class Watched:
+        def __getattr__(self, name):
+            if name.startswith("test_"):
+                read_after.append(len(epochs_done))
+            return getattr(digits, name)
+
+    monkeypatch.setattr(training, "load_dataset", lambda *args: Watched())
+    train(_config(), tmp_path, on_epoch=epochs_done.append)
+    assert set(read_after) == {2}
 
 
 def test_without_validation_the_columns_are_empty(tmp_path):
@@ -278,3 +294,80 @@ def test_batch_larger_than_the_data_is_one_step(tmp_path):
     rows: list[Row] = []
     train(_config(batch_size=10**6, epochs=1), tmp_path, on_epoch=rows.append)
     assert rows[0].acc_train > 0
+
+
+def test_metrics_lost_after_the_last_checkpoint_are_written_again(tmp_path):
+    """Killed between its last checkpoint and the metrics, a resumed run has every row."""
+    train(_config(), tmp_path)
+    whole = (tmp_path / "metrics.csv").read_text()
+    (tmp_path / "metrics.csv").write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    train(_config(), tmp_path, resume=True)
+    assert (tmp_path / "metrics.csv").read_text() == whole
+
+
+def test_only_its_own_leftovers_are_removed(tmp_path):
+    """What a killed writer left is cleared away; a user's hidden files and folders stay."""
+    mine = [tmp_path / ".notes.tmp.txt", tmp_path / ".checkpoint.tmp.pt"]
+    for path in mine:
+        path.write_text("mine")
+    (tmp_path / ".dir.1.tmp").mkdir()
+    (tmp_path / ".checkpoint.4711.tmp.pt").write_text("half a checkpoint")
+    train(_config(epochs=1), tmp_path)
+    assert all(path.read_text() == "mine" for path in mine)
+    assert (tmp_path / ".dir.1.tmp").is_dir()
+    assert not (tmp_path / ".checkpoint.4711.tmp.pt").exists()
+
+
+def test_resume_and_force_exclude_each_other(tmp_path):
+    """Going on and starting anew at once is refused, and nothing is cleared."""
+    train(_config(), tmp_path)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(RunError, match="give one of them"):
+        train(_config(), tmp_path, resume=True, force=True)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("changes", [{"validation": 499}, {"recalibrate": 2}, {"recalibrate": 0}])
+def test_recalibration_takes_any_number_of_samples(tmp_path, changes):
+    """1,001 samples are no batch of 1,000 and one of 1, which would have no variance."""
+    result = train(_config(weights="stochastic", **changes), tmp_path)
+    assert result.packed == result.frozen
+
+
+def test_a_float_run_that_diverges_keeps_a_good_checkpoint(tmp_path):
+    """Weights that blow up stop the run in the epoch; no checkpoint of it is written."""
+    config = _config(
+        weights="float", optimizer="sgd", lr=1e30, schedule="constant", batch_size=2000, epochs=6
+    )
+    with pytest.raises(TrainingDiverged, match="the last good checkpoint is kept"):
+        train(config, tmp_path)
+    if (tmp_path / "checkpoint.pt").exists():
+        state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["model"]
+        assert all(v.isfinite().all() for v in state.values())
+
+
+@pytest.mark.parametrize("broken", ["shape", "model"])
+def test_a_checkpoint_that_does_not_fit_is_a_run_error(tmp_path, broken):
+    """Missing entries and foreign weights are one line that names the folder, loading and resuming."""
+    train(_config(), tmp_path)
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    if broken == "shape":
+        del content["shape"]
+    else:
+        content["model"]["more"] = torch.zeros(1)
+        torch.save(content, tmp_path / "checkpoint.pt")
+        with pytest.raises(RunError, match=r"another architecture: .*Unexpected key.*more"):
+            train(_config(), tmp_path, resume=True)
+    torch.save(content, tmp_path / "checkpoint.pt")
+    with pytest.raises(RunError, match=r"does not fit") as caught:
+        load_trained(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["seeds.json", "model.bnn", "checkpoint.pt"])
+def test_a_folder_with_results_is_not_taken(tmp_path, name):
+    """A folder that holds another run's file, even without its config, is refused."""
+    (tmp_path / name).write_text("x")
+    with pytest.raises(RunError, match=str(tmp_path)):
+        train(_config(), tmp_path)
+    assert (tmp_path / name).read_text() == "x"

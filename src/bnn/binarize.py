@@ -59,6 +59,9 @@ def binarize(
             `module`; in a module of another kind, its own parameter "weight".
         skip: layers to leave alone, with all inside them, as modules or by their names in `module`.
 
+    Assigning `layer.weight = value` sets the latent weight. Changing the view in place does not reach it and
+    raises at the next use (nn.init, `mul_`); only a change through `layer.weight.data` cannot be noticed.
+
     Returns:
         `module`.
 
@@ -82,7 +85,7 @@ def binarize(
             have = ", ".join(n for n, _ in owner.named_parameters(recurse=False)) or "none"
             raise ValueError(f"{_kind(owner)} has no parameter {parameter!r} (it has: {have})")
         if id(latent) not in tied:
-            made = quantizer if isinstance(quantizer, nn.Module) else quantizer()
+            made = quantizer if isinstance(quantizer, nn.Module) else _make(quantizer)
             _check_quantizer(made, latent)
             tied[id(latent)] = Binarized(made)
 
@@ -101,6 +104,19 @@ def binarize(
 
 def _is_binarized(module: nn.Module, name: str) -> bool:
     return any(isinstance(p, Binarized) for p in module.parametrizations[name])  # type: ignore[index]
+
+
+def _make(quantizer: Callable[[], nn.Module]) -> nn.Module:
+    rule = (
+        "quantizer must be an nn.Module, or a class or function that makes one when called without arguments"
+    )
+    try:
+        made = quantizer()
+    except TypeError as error:
+        raise ValueError(f"{rule}; calling {quantizer!r} gave: {error}") from error
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"{rule}; calling {quantizer!r} gave {type(made).__name__}")
+    return made
 
 
 def _check_quantizer(quantizer: nn.Module, latent: Tensor) -> None:

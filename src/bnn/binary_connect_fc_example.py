@@ -4,11 +4,13 @@
 
 The optimizer updates real-valued latent weights. What the network computes with are samples of ±1, drawn
 anew at every step: +1 with probability hard_sigmoid(latent weight). Forward and backward use the sample;
-its gradient goes to the latent weight as if the two were one, since dE[sample]/dw = 1. To ship the
-network, any one random sample is drawn and kept.
+its gradient goes to the latent weight as if the two were one, since dE[sample]/dw = 1. With weights of ±1
+neither the sums nor their gradients multiply by weights; the gradient of the weights themselves still
+multiplies, activations by errors. To ship the network, any one random sample is drawn and kept.
 """
 
 import argparse
+import sys
 from time import perf_counter
 
 import torch
@@ -16,6 +18,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from bnn import BinaryLinear, StochasticSign, clip_latent_weights, freeze, load_dataset, recalibrate
+from bnn.data import DataError
 
 
 def main() -> None:
@@ -39,12 +42,14 @@ def main() -> None:
     images, labels = torch.from_numpy(mnist.train_images), torch.from_numpy(mnist.train_labels)
     start = perf_counter()
     for step, batch in enumerate(torch.randperm(len(images)).split(200)[:250], start=1):
-        loss = cross_entropy(model(images[batch] / 255), labels[batch])  # one sample of the weights
+        scores = model(images[batch] / 255)  # under one sample of the weights
+        loss = cross_entropy(scores, labels[batch])
         optimizer.zero_grad()
         loss.backward()  # gradients of the sample ...
         optimizer.step()  # ... move the latent weights
         if step % 50 == 0:
-            print(f"step {step}: loss {loss.item():.3f}, {perf_counter() - start:.1f} s")
+            right = (scores.argmax(1) == labels[batch]).float().mean().item()
+            print(f"step {step}: accuracy {100 * right:.1f} %, {perf_counter() - start:.2f} s of training")
 
     # Any random sample will do; its sums have statistics of their own, which batch norm learns anew.
     frozen = recalibrate(freeze(model, "sample", seed=0), (images[:10_000] / 255).split(1000))
@@ -55,4 +60,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DataError as error:
+        sys.exit(f"binary_connect_fc_example: {error}")

@@ -41,8 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `bnn info ... | head`
         sys.stderr.close()
         return 1
-    except (ValueError, MissingExtraError) as error:
+    except (ValueError, OverflowError, MissingExtraError) as error:
         return _complain(options.command, str(error))
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error) and "alloc" not in str(error):
+            raise  # a mistake of ours
+        return _complain(options.command, f"not enough memory: {str(error)[:200]}")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(options.command, f"{where}{error.strerror or error}")
@@ -57,9 +61,9 @@ def _complain(command: str, message: str) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    # Threads that spin while they wait starve each other when something else runs: a step took 800 ms instead
-    # of 50 on a shared machine. OpenMP reads this when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # GNU OpenMP's threads spin for long while they wait; where something else runs, they starve each other: a
+    # step took 800 ms instead of 50. It reads this when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     require("torch", "train")
     from bnn.training import TrainingDiverged, train
 
@@ -69,6 +73,8 @@ def _train(options: argparse.Namespace) -> int:
     out = Path(options.out or Path("runs") / Path(options.recipe).stem)
     if options.seeds is not None and options.seeds < 1:
         raise ValueError(f"--seeds {options.seeds}: must be at least 1")
+    if options.seeds and (out / "config.toml").exists():
+        raise ValueError(f"{out} holds a single run: choose another --out for --seeds")
     seeds = range(config.seed, config.seed + (options.seeds or 1))
     results = {}
     for seed in seeds:
@@ -105,20 +111,20 @@ def _train(options: argparse.Namespace) -> int:
 def _progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[Any], None]]]:
     """A line for each epoch on standard output; on a terminal, a bar on standard error as well."""
 
-    def line(row: Any) -> None:
+    def line(row: Any) -> str:
         parts = [
             f"epoch {row.epoch:3d}",
             f"loss {row.loss_train:.4f}",
-            f"accuracy {100 * row.acc_train:6.2f} %",
+            f"train {100 * row.acc_train:.2f} %",
         ]
         if row.acc_val is not None:
-            parts.append(f"validation {100 * row.acc_val:6.2f} %")
+            parts.append(f"validation {100 * row.acc_val:.2f} %")
         if row.flip_ratio is not None:
-            parts.append(f"signs flipped {100 * row.flip_ratio:5.2f} %")
-        print("   ".join([*parts, f"{row.seconds:.1f} s"]), flush=True)
+            parts.append(f"flips {100 * row.flip_ratio:.2f} %")
+        return "  ".join([*parts, f"{row.seconds:.1f} s"])
 
     if not sys.stderr.isatty():
-        yield lambda step, steps: None, line
+        yield lambda step, steps: None, lambda row: print(line(row), flush=True)
         return
     progress = require("rich.progress", "train")
     console = require("rich.console", "train").Console(stderr=True)
@@ -129,9 +135,12 @@ def _progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[Any], No
         progress.TimeRemainingColumn(),
         console=console,
         transient=True,
+        redirect_stdout=False,  # epoch lines are output, for `> log` as well
     ) as bar:
         task = bar.add_task("training", total=None)
-        yield lambda step, steps: bar.update(task, completed=step, total=steps), line
+        # Where both streams are one terminal, the line has to go above the bar.
+        out = console.out if sys.stdout.isatty() else print
+        yield lambda step, steps: bar.update(task, completed=step, total=steps), lambda row: out(line(row))
 
 
 def _print_result(result: dict[str, Any], data: str) -> None:
@@ -189,6 +198,9 @@ def _eval(options: argparse.Namespace) -> int:
             f"--data {name}: its images are {data.test_images.shape[1:]}, "
             f"the model takes {runner.model.input.shape}"
         )
+    labels = runner.model.input.labels
+    if labels and labels != data.classes:
+        raise ValueError(f"--data {name}: its classes are {_list(data.classes)}, the model's {_list(labels)}")
     accuracy = float(np.mean(runner.predict(data.test_images) == data.test_labels))
     weights = runner.model.about.get("weights", "unknown")
     result = {
@@ -271,6 +283,10 @@ def _info(options: argparse.Namespace) -> int:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2f} %"
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -83,6 +83,9 @@ class TrainConfig:
             "momentum",
         ):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        for name in ("seed", "width", "batch_size", "epochs"):
+            _require(getattr(self, name) < 2**31, name, getattr(self, name), "must be below 2^31")
+        _require(self.recalibrate != 1, "recalibrate", 1, "has no variance: 0, or at least 2")
         for name in ("dropout", "dropout_in"):
             _require(
                 0 <= getattr(self, name) < 1, name, getattr(self, name), "must be at least 0 and below 1"

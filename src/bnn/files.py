@@ -1,11 +1,12 @@
 """Writing files so that a reader, or a crash, never meets half of one."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing", "write_atomically"]
+__all__ = ["leftovers", "replacing", "write_atomically"]
 
 
 @contextmanager
@@ -23,8 +24,19 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names no file
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def leftovers(path: str | Path) -> list[Path]:
+    """Temporary files that writers of `path` left behind because they were killed."""
+    path = Path(path)
+    pattern = re.compile(rf"\.{re.escape(path.stem)}\.\d+\.tmp{re.escape(path.suffix)}")
+    return [entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name) and entry.is_file()]
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:

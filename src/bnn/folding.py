@@ -48,7 +48,7 @@ def fold(nodes: Sequence[Node], output: str) -> tuple[Node, ...]:
     _fold_affines(graph)
     _simplify_signs(graph)
     _fold_thresholds(graph)
-    precise, kinds = _read_by_signs_only(graph), graph.kinds()
+    precise, kinds = _read_by_signs_only(graph) | _integer_output(graph), graph.kinds()
     return tuple(_with_precision(node, kinds[node.name], node.name in precise) for node in graph)
 
 
@@ -127,6 +127,8 @@ def _simplify_signs(graph: _Graph) -> None:
         node = graph.nodes[node.name]
         if not isinstance(node, Sign):
             continue
+        _drop_hardtanh_above(graph, node)
+        node = graph.nodes[node.name]
         before = graph.producer(node.inputs[0])
         while isinstance(before, Hardtanh) and before.low < 0 <= before.high:
             node = replace(node, inputs=before.inputs)
@@ -137,6 +139,17 @@ def _simplify_signs(graph: _Graph) -> None:
         elif _never_negative(graph, before):
             warnings.warn(f"{node.name}: the sign of a ReLU is always +1", PackWarning, stacklevel=2)
     graph.drop_unused()
+
+
+def _drop_hardtanh_above(graph: _Graph, sign: Sign) -> None:
+    """Pooling and flattening lie between the sign and a hardtanh that nothing else reads: it goes as well."""
+    uses = graph.uses()
+    node = graph.producer(sign.inputs[0])
+    while node is not None and uses[node.name] == 1 and isinstance(node, Hardtanh | MaxPool2d | Flatten):
+        above = graph.producer(node.inputs[0])
+        if isinstance(node, Hardtanh) and node.low < 0 <= node.high:
+            graph.bypass(node)
+        node = above
 
 
 def _never_negative(graph: _Graph, node: Node | None) -> bool:
@@ -226,6 +239,16 @@ def _read_by_signs_only(graph: _Graph) -> set[str]:
         if readers and passed_on:
             precise.add(node.name)
     return precise
+
+
+def _integer_output(graph: _Graph) -> set[str]:
+    """The name of the output, if it is an affine map of integers: in float64 it is exact to the last bit."""
+    node, kinds = graph.producer(graph.output), graph.kinds()
+    if not isinstance(node, Linear | Conv2d):
+        return set()
+    return (
+        {node.name} if replace(node, scale=None, shift=None).kind(kinds[node.inputs[0]]) == "int" else set()
+    )
 
 
 def _with_precision(node: Node, kind: Kind, precise: bool) -> Node:

@@ -108,7 +108,9 @@ def _snap(weight: Tensor) -> Tensor:
         return weight
     rows = weight.flatten(1)
     largest, smallest = rows.abs().amax(1, keepdim=True), rows.abs().amin(1, keepdim=True)
-    one_magnitude = largest - smallest <= ULPS * torch.finfo(weight.dtype).eps * smallest
+    # In bfloat16, 16 of its own ulps would be an eighth of the weight.
+    ulp = min(torch.finfo(weight.dtype).eps, torch.finfo(torch.float32).eps)
+    one_magnitude = largest - smallest <= ULPS * ulp * smallest
     return torch.where(one_magnitude, torch.copysign(largest, rows), rows).view_as(weight)
 
 

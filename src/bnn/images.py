@@ -65,7 +65,9 @@ def _open(path: str | Path) -> tuple[Any, list[str]]:
             raise
         raise ImageError(f"{path}: a damaged image ({error})") from error
     notes = []
-    if image.mode.startswith("I;16"):
+    if image.mode == "F" or (image.mode == "I" and not 0 <= np.min(image) <= np.max(image) < 2**16):
+        raise ImageError(f"{path}: pixels of 32 bits; 8 or 16 are understood")
+    if image.mode.startswith("I"):
         notes.append("8 bits from 16")
         image = pillow.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

@@ -43,7 +43,7 @@ __all__ = [
     "Softmax",
     "Threshold",
     "check_shape",
-    "require",
+    "ensure",
 ]
 
 Shape = tuple[int, ...]
@@ -70,17 +70,15 @@ class PackedWeight:
     shape: Shape
 
     def __post_init__(self) -> None:
-        require(
-            len(self.shape) >= 2 and all(size > 0 for size in self.shape), f"weight of shape {self.shape}"
-        )
+        ensure(len(self.shape) >= 2 and all(size > 0 for size in self.shape), f"weight of shape {self.shape}")
         expected = (self.shape[0], bits.words_per_row(self.n))
-        require(
+        ensure(
             self.words.dtype == np.uint64 and self.words.shape == expected,
             f"a weight of shape {self.shape} takes uint64 words of shape {expected}, "
             f"not {self.words.dtype} {self.words.shape}",
         )
         tail = self.n % bits.WORD_BITS
-        require(not tail or not np.any(self.words[:, -1] >> np.uint64(tail)), "padding bits are not 0")
+        ensure(not tail or not np.any(self.words[:, -1] >> np.uint64(tail)), "padding bits are not 0")
 
     @property
     def n(self) -> int:
@@ -124,14 +122,14 @@ class InputContract:
     labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        require(len(self.shape) in (1, 3), f"input shape {self.shape} is neither (n,) nor (c, h, w)")
+        ensure(len(self.shape) in (1, 3), f"input shape {self.shape} is neither (n,) nor (c, h, w)")
         check_shape("input", self.shape)
-        require(len(self.mean) == len(self.std), "mean and std differ in length")
-        require(
+        ensure(len(self.mean) == len(self.std), "mean and std differ in length")
+        ensure(
             len(self.mean) in {0, 1, self.channels}, f"{len(self.mean)} means for {self.channels} channels"
         )
-        require(bool(np.isfinite([*self.mean, *self.std]).all()), "mean and std must be finite")
-        require(all(s > 0 for s in self.std), f"std must be positive, not {self.std}")
+        ensure(bool(np.isfinite([*self.mean, *self.std]).all()), "mean and std must be finite")
+        ensure(all(s > 0 for s in self.std), f"std must be positive, not {self.std}")
 
     @property
     def channels(self) -> int:
@@ -191,7 +189,7 @@ class _Product(Node):
     def check(self) -> None:
         if not isinstance(self.weight, PackedWeight):
             _check_floats(self, "weight", self.weight, self.weight.shape, ("float32",))
-        require((self.scale is None) == (self.shift is None), "scale and shift come together")
+        ensure((self.scale is None) == (self.shift is None), "scale and shift come together")
         if self.scale is not None and self.shift is not None:
             _check_floats(self, "scale", self.scale, (self.out_channels,), ("float32", "float64"))
             _check_floats(self, "shift", self.shift, (self.out_channels,), (str(self.scale.dtype),))
@@ -213,12 +211,12 @@ class Linear(_Product):
     """Fully connected; weight (out, in)."""
 
     def check(self) -> None:
-        require(len(self.weight.shape) == 2, f"weight of shape {self.weight.shape} is not (out, in)")
+        ensure(len(self.weight.shape) == 2, f"weight of shape {self.weight.shape} is not (out, in)")
         super().check()
 
     def shape(self, *inputs: Shape) -> Shape:
         out, n = self.weight.shape
-        require(inputs[0] == (n,), f"takes ({n},), got {inputs[0]}")
+        ensure(inputs[0] == (n,), f"takes ({n},), got {inputs[0]}")
         return (out,)
 
 
@@ -237,19 +235,19 @@ class Conv2d(_Product):
     pad_value: float = 0.0
 
     def check(self) -> None:
-        require(len(self.weight.shape) == 4, f"weight of shape {self.weight.shape} is not (out, in, kh, kw)")
+        ensure(len(self.weight.shape) == 4, f"weight of shape {self.weight.shape} is not (out, in, kh, kw)")
         super().check()
-        require(all(v >= 1 for v in (*self.stride, *self.dilation, self.groups)), "sizes must be positive")
-        require(all(v >= 0 for v in self.padding), f"negative padding {self.padding}")
-        require(self.out_channels % self.groups == 0, f"{self.out_channels} channels in {self.groups} groups")
+        ensure(all(v >= 1 for v in (*self.stride, *self.dilation, self.groups)), "sizes must be positive")
+        ensure(all(v >= 0 for v in self.padding), f"negative padding {self.padding}")
+        ensure(self.out_channels % self.groups == 0, f"{self.out_channels} channels in {self.groups} groups")
         _check_number("pad_value", self.pad_value)
 
     def shape(self, *inputs: Shape) -> Shape:
         channels = self.weight.shape[1] * self.groups
-        require(
-            len(inputs[0]) == 3 and inputs[0][0] == channels, f"takes ({channels}, h, w), got {inputs[0]}"
-        )
+        ensure(len(inputs[0]) == 3 and inputs[0][0] == channels, f"takes ({channels}, h, w), got {inputs[0]}")
         window = _window(inputs[0], self.weight.shape[2:], self.stride, self.padding, self.dilation)
+        patches = prod(window) * self.groups * prod(self.weight.shape[1:])
+        ensure(patches <= MAX_ELEMENTS, f"its windows hold {patches} values, more than {MAX_ELEMENTS}")
         return (self.out_channels, *window)
 
     def kind(self, *inputs: Kind) -> Kind:
@@ -284,16 +282,16 @@ class Threshold(Node):
     flip: NDArray[np.bool_]
 
     def check(self) -> None:
-        require(self.threshold.dtype == np.int32 and self.threshold.ndim == 1, "threshold must be int32, 1-d")
-        require(self.flip.dtype == np.bool_ and self.flip.shape == self.threshold.shape, "flip must be bool")
-        require(bool((self.flip.view(np.uint8) <= 1).all()), "flip holds bytes other than 0 and 1")
+        ensure(self.threshold.dtype == np.int32 and self.threshold.ndim == 1, "threshold must be int32, 1-d")
+        ensure(self.flip.dtype == np.bool_ and self.flip.shape == self.threshold.shape, "flip must be bool")
+        ensure(bool((self.flip.view(np.uint8) <= 1).all()), "flip holds bytes other than 0 and 1")
 
     def shape(self, *inputs: Shape) -> Shape:
         _check_channels(self.threshold.size, inputs[0])
         return inputs[0]
 
     def kind(self, *inputs: Kind) -> Kind:
-        require(inputs[0] == "int", f"takes integers, got {inputs[0]}")
+        ensure(inputs[0] == "int", f"takes integers, got {inputs[0]}")
         return "sign"
 
 
@@ -335,7 +333,7 @@ class Hardtanh(Node):
     def check(self) -> None:
         _check_number("low", self.low)
         _check_number("high", self.high)
-        require(self.low <= self.high, f"low {self.low} above high {self.high}")
+        ensure(self.low <= self.high, f"low {self.low} above high {self.high}")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -345,11 +343,11 @@ class _Pool2d(Node):
     padding: Padding = (0, 0, 0, 0)
 
     def check(self) -> None:
-        require(all(v >= 1 for v in (*self.kernel, *self.stride)), "sizes must be positive")
-        require(all(v >= 0 for v in self.padding), f"negative padding {self.padding}")
+        ensure(all(v >= 1 for v in (*self.kernel, *self.stride)), "sizes must be positive")
+        ensure(all(v >= 0 for v in self.padding), f"negative padding {self.padding}")
 
     def shape(self, *inputs: Shape) -> Shape:
-        require(len(inputs[0]) == 3, f"takes (c, h, w), got {inputs[0]}")
+        ensure(len(inputs[0]) == 3, f"takes (c, h, w), got {inputs[0]}")
         return (inputs[0][0], *_window(inputs[0], self.kernel, self.stride, self.padding, (1, 1)))
 
 
@@ -360,7 +358,7 @@ class MaxPool2d(_Pool2d):
     def check(self) -> None:
         super().check()
         (kh, kw), (top, bottom, left, right) = self.kernel, self.padding
-        require(max(top, bottom) < kh and max(left, right) < kw, "padding as large as the window")
+        ensure(max(top, bottom) < kh and max(left, right) < kw, "padding as large as the window")
 
     def kind(self, *inputs: Kind) -> Kind:
         return "float" if inputs[0] == "input" else inputs[0]
@@ -378,7 +376,7 @@ class AvgPool2d(_Pool2d):
     def check(self) -> None:
         super().check()
         (kh, kw), (top, bottom, left, right) = self.kernel, self.padding
-        require(max(top, bottom) < kh and max(left, right) < kw, "padding as large as the window")
+        ensure(max(top, bottom) < kh and max(left, right) < kw, "padding as large as the window")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -388,7 +386,7 @@ class Add(Node):
     arity = None
 
     def shape(self, *inputs: Shape) -> Shape:
-        require(len(set(inputs)) == 1, f"takes one shape, got {inputs}")
+        ensure(len(set(inputs)) == 1, f"takes one shape, got {inputs}")
         return inputs[0]
 
 
@@ -399,7 +397,7 @@ class Concat(Node):
     arity = None
 
     def shape(self, *inputs: Shape) -> Shape:
-        require(len({shape[1:] for shape in inputs}) == 1, f"shapes {inputs} differ beyond the channels")
+        ensure(len({shape[1:] for shape in inputs}) == 1, f"shapes {inputs} differ beyond the channels")
         return (sum(shape[0] for shape in inputs), *inputs[0][1:])
 
     def kind(self, *inputs: Kind) -> Kind:
@@ -422,7 +420,7 @@ class Softmax(Node):
     """exp(x) / sum(exp(x)) over the classes."""
 
     def shape(self, *inputs: Shape) -> Shape:
-        require(len(inputs[0]) == 1, f"takes (classes,), got {inputs[0]}")
+        ensure(len(inputs[0]) == 1, f"takes (classes,), got {inputs[0]}")
         return inputs[0]
 
 
@@ -451,30 +449,30 @@ NODES: dict[str, type[Node]] = {
 # --- checks -----------------------------------------------------------------------------------------------
 
 
-def require(condition: bool, message: str) -> None:
+def ensure(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
 
 
 def check_shape(what: str, shape: Shape) -> None:
-    require(all(size >= 1 for size in shape), f"{what} has shape {shape}")
-    require(prod(shape) <= MAX_ELEMENTS, f"{what} of shape {shape} has more than {MAX_ELEMENTS} entries")
+    ensure(all(size >= 1 for size in shape), f"{what} has shape {shape}")
+    ensure(prod(shape) <= MAX_ELEMENTS, f"{what} of shape {shape} has more than {MAX_ELEMENTS} entries")
 
 
 def _check_channels(channels: int, shape: Shape) -> None:
-    require(shape[0] == channels, f"takes {channels} channels, got shape {shape}")
+    ensure(shape[0] == channels, f"takes {channels} channels, got shape {shape}")
 
 
 def _check_floats(node: Node, name: str, array: Array, shape: Shape, dtypes: tuple[str, ...]) -> None:
-    require(str(array.dtype) in dtypes, f"{name} is {array.dtype}, not {' or '.join(dtypes)}")
-    require(array.shape == shape, f"{name} has shape {array.shape}, not {shape}")
-    require(array.size > 0, f"{name} is empty")
-    require(bool(np.isfinite(array).all()), f"{name} holds NaN or infinity")
+    ensure(str(array.dtype) in dtypes, f"{name} is {array.dtype}, not {' or '.join(dtypes)}")
+    ensure(array.shape == shape, f"{name} has shape {array.shape}, not {shape}")
+    ensure(array.size > 0, f"{name} is empty")
+    ensure(bool(np.isfinite(array).all()), f"{name} holds NaN or infinity")
 
 
 def _check_number(name: str, value: float) -> None:
     """A parameter of float32 arithmetic, so within its range."""
-    require(abs(value) <= float(np.finfo(np.float32).max), f"{name} is {value}, not a finite float32")
+    ensure(abs(value) <= float(np.finfo(np.float32).max), f"{name} is {value}, not a finite float32")
 
 
 def _window(shape: Shape, kernel: Shape, stride: Pair, padding: Padding, dilation: Pair) -> Pair:
@@ -483,5 +481,5 @@ def _window(shape: Shape, kernel: Shape, stride: Pair, padding: Padding, dilatio
     check_shape("its padded input", padded)  # which a large stride would hide: the output can be small
     height = (padded[1] - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
     width = (padded[2] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
-    require(height >= 1 and width >= 1, f"its window is larger than the padded input {padded}")
+    ensure(height >= 1 and width >= 1, f"its window is larger than the padded input {padded}")
     return height, width

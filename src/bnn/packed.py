@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bnn import serialization
-from bnn.nodes import INPUT, InputContract, Kind, Node, Shape, check_shape, require
+from bnn.nodes import INPUT, InputContract, Kind, Node, Shape, check_shape, ensure
 from bnn.serialization import FormatError
 
 __all__ = ["PackedModel"]
@@ -34,19 +34,19 @@ class PackedModel:
     kinds: Mapping[str, Kind] = field(init=False)
 
     def __post_init__(self) -> None:
-        require(len(self.nodes) > 0, "a model needs at least one node")
+        ensure(len(self.nodes) > 0, "a model needs at least one node")
         strings = all(isinstance(text, str) for entry in self.about.items() for text in entry)
-        require(strings, f"about must map strings to strings, not {dict(self.about)}")
+        ensure(strings, f"about must map strings to strings, not {dict(self.about)}")
         shapes: dict[str, Shape] = {INPUT: self.input.shape}
         kinds: dict[str, Kind] = {INPUT: "input"}
         for node in self.nodes:
             try:
-                require(node.name != "", "it has no name")
-                require(node.name not in shapes, "the name is taken")
+                ensure(node.name != "", "it has no name")
+                ensure(node.name not in shapes, "the name is taken")
                 missing = [name for name in node.inputs if name not in shapes]
-                require(not missing, f"no earlier node is named {missing[:1]}")
+                ensure(not missing, f"no earlier node is named {missing[:1]}")
                 fits = len(node.inputs) >= 2 if node.arity is None else len(node.inputs) == node.arity
-                require(fits, f"has {len(node.inputs)} inputs")
+                ensure(fits, f"has {len(node.inputs)} inputs")
                 node.check()
                 shapes[node.name] = node.shape(*(shapes[name] for name in node.inputs))
                 kinds[node.name] = node.kind(*(kinds[name] for name in node.inputs))
@@ -54,7 +54,7 @@ class PackedModel:
             except ValueError as error:
                 raise ValueError(f"node {node.name!r} ({type(node).__name__}): {error}") from error
         labels, out = self.input.labels, shapes[self.nodes[-1].name]
-        require(not labels or (len(labels),) == out, f"{len(labels)} labels for an output of shape {out}")
+        ensure(not labels or (len(labels),) == out, f"{len(labels)} labels for an output of shape {out}")
         object.__setattr__(self, "shapes", shapes)
         object.__setattr__(self, "kinds", kinds)
 

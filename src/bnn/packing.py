@@ -9,6 +9,7 @@ import copy
 import warnings
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -61,15 +62,27 @@ def pack(
     return PackedModel(contract, fold(raw, output), dict(about or {}))
 
 
+_UNPACKABLE = (
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.MultiheadAttention,
+    nn.Conv1d,
+    nn.Conv3d,
+    nn.modules.conv._ConvTransposeNd,
+)
+
+
 def _numbers(value: float | Sequence[float]) -> tuple[float, ...]:
-    return tuple(float(v) for v in ([value] if isinstance(value, int | float) else value))
+    return tuple(float(v) for v in np.atleast_1d(np.asarray(value, dtype=np.float64)))
 
 
 def _check_frozen(model: nn.Module) -> None:
     for name, module in model.named_modules():
+        what = f"module {name!r}" if name else "the model"
         if parametrize.is_parametrized(module):
-            what = f"module {name!r}" if name else "the model"
             raise ValueError(f"{what} is still parametrized: pack(bnn.freeze(model), ...)")
+        if isinstance(module, _UNPACKABLE):
+            raise ValueError(f"{what}: {type(module).__name__} cannot be packed yet, only trained and frozen")
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not value.isfinite().all():
             raise ValueError(f"{name} holds NaN or infinity")

@@ -83,7 +83,12 @@ class Binarized(nn.Module):
         if isinstance(module, nn.RNNBase):
             _forget_flat_weights(module)
 
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self.check_untouched()
+        super()._save_to_state_dict(*args)
+
     def __getstate__(self) -> dict[str, Any]:
+        self.check_untouched()
         # A copy starts outside any forward, and has handed nothing out.
         return self.__dict__ | {"_open": [], "_sample": None, "_handed_out": None}
 

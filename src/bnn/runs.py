@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bnn.config import ConfigError, TrainConfig
-from bnn.files import write_atomically
+from bnn.files import leftovers, write_atomically
 from bnn.reports import Row
 
 __all__ = [
@@ -17,12 +17,14 @@ __all__ = [
     "State",
     "check_free",
     "claim",
+    "first_lines",
     "load_checkpoint",
     "read_checkpoint",
     "save_checkpoint",
 ]
 
 CHECKPOINT = "checkpoint.pt"
+RESULTS = (CHECKPOINT, "metrics.csv", "curves.png", "model.bnn", "result.json")
 
 
 class RunError(ValueError):
@@ -46,20 +48,27 @@ def check_free(out: Path, config: TrainConfig, resume: bool, force: bool) -> Non
     """Raises RunError if the folder cannot be this run's."""
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file, not a folder")
+    if resume and force:
+        raise RunError("--resume goes on with a run and --force starts anew: give one of them")
     marker = out / "config.toml"
-    if marker.exists() and not force:
+    if (out / "seeds.json").exists():
+        raise RunError(f"{out} holds the runs of several seeds: choose another folder")
+    if any((out / name).exists() for name in ("config.toml", *RESULTS)) and not force:
         if not resume:
             raise RunError(f"{out} holds another run: --resume goes on with it, --force starts anew")
+        if not marker.exists():
+            raise RunError(f"{out} holds results but no config.toml, so what to resume is unknown")
         _compare(TrainConfig.from_recipe(marker), config, out)
 
 
 def claim(out: Path, config: TrainConfig, force: bool) -> None:
     """Makes the folder this run's; `force` clears another's results away."""
     out.mkdir(parents=True, exist_ok=True)
-    for leftover in out.glob(".*.tmp*"):  # of a killed run, in the middle of a write
-        leftover.unlink()
+    for name in ("config.toml", *RESULTS):
+        for leftover in leftovers(out / name):  # of a run that was killed in the middle of a write
+            leftover.unlink()
     if force:
-        for name in (CHECKPOINT, "metrics.csv", "model.bnn", "result.json", "curves.png"):
+        for name in RESULTS:
             (out / name).unlink(missing_ok=True)
         for path in (out / "tensorboard").glob("events.*"):
             path.unlink()
@@ -109,7 +118,7 @@ def read_checkpoint(out: Path) -> tuple[TrainConfig, dict[str, Any]]:
     except ConfigError as error:
         raise RunError(f"{path}: {error}") from error
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise RunError(f"{path} is damaged: {_first_line(error)}") from error
+        raise RunError(f"{path} is damaged: {first_lines(error)}") from error
 
 
 def load_checkpoint(out: Path, config: TrainConfig, state: State) -> None:
@@ -132,11 +141,12 @@ def load_checkpoint(out: Path, config: TrainConfig, state: State) -> None:
         if content["rng_device"] is not None:
             torch.cuda.set_rng_state(content["rng_device"], config.device)
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{out / CHECKPOINT} is of another architecture: {_first_line(error)}") from error
+        raise RunError(f"{out / CHECKPOINT} is of another architecture: {first_lines(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def first_lines(error: Exception) -> str:
+    """The first two lines of an error as one: PyTorch's first often ends in a colon."""
+    return " ".join(line.strip() for line in (str(error).splitlines() or [type(error).__name__])[:2])
 
 
 def _device_rng(config: TrainConfig) -> Tensor | None:

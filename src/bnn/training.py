@@ -28,11 +28,10 @@ from bnn.binarize import (
     binarize,
     clip_latent_weights,
     latent_parameters,
-    named_latent_parameters,
     scaled_parameter_groups,
 )
 from bnn.config import ConfigError, TrainConfig, nearest
-from bnn.data import Dataset, load_dataset
+from bnn.data import DATASETS, Dataset, load_dataset
 from bnn.diagnostics import flip_ratio, latent_signs
 from bnn.files import replacing, write_atomically
 from bnn.freezing import freeze, recalibrate
@@ -41,7 +40,16 @@ from bnn.packed import PackedModel
 from bnn.packing import pack
 from bnn.quantizers import Sign, StochasticSign
 from bnn.reports import METRICS, Row, draw_curves, metrics_csv
-from bnn.runs import RunError, State, check_free, claim, load_checkpoint, read_checkpoint, save_checkpoint
+from bnn.runs import (
+    RunError,
+    State,
+    check_free,
+    claim,
+    first_lines,
+    load_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
 from bnn.runtime import Runner
 
 __all__ = [
@@ -161,11 +169,16 @@ def train(
                 if (value := getattr(row, name)) is not None:
                     events.add_scalar(name, value, epoch)
             save_checkpoint(out, config, state)
-            write_atomically(out / "metrics.csv", metrics_csv(state.rows).encode())
+            _write_metrics(out, state)
             on_epoch(row)
+    _write_metrics(out, state)  # once more, for a run that was killed between its last checkpoint and this
     with replacing(out / "curves.png") as temporary:
         draw_curves(state.rows, f"{config.model}, {config.weights} weights, {data.name}", temporary)
     return _finish(out, config, model, data, fit, state.rows[-1], normalisation)
+
+
+def _write_metrics(out: Path, state: State) -> None:
+    write_atomically(out / "metrics.csv", metrics_csv(state.rows).encode())
 
 
 def _train_epoch(
@@ -206,6 +219,8 @@ def _train_epoch(
     loss_val = acc_val = None
     if val is not None:
         loss_val, acc_val = evaluate(_as_tested(config, model, fit), val.batches(), loss_function)
+        if not math.isfinite(loss_val):
+            raise TrainingDiverged(f"the validation loss is {loss_val} {_KEPT.format(epoch)}")
     return Row(
         epoch=epoch,
         loss_train=losses.mean().item(),
@@ -218,19 +233,21 @@ def _train_epoch(
     )
 
 
+_KEPT = "(epoch {}); the last good checkpoint is kept: try a lower lr"
+
+
 def _check_finite(losses: Tensor, model: nn.Module, done: int, epoch: int) -> None:
     """Of the epoch's losses so far, after `done` steps in the epochs before."""
-    kept = f"(epoch {epoch}); the last good checkpoint is kept: try a lower lr"
+    kept = _KEPT.format(epoch)
     wrong = (~losses.isfinite()).nonzero()
     if len(wrong):
         step = int(wrong[0])
         raise TrainingDiverged(f"the loss is {losses[step].item()} at step {done + step + 1} {kept}")
     # A NaN among the latent weights has a sign like any other, and the loss may stay finite.
-    for name, parameter in named_latent_parameters(model):
-        if not torch.isfinite(parameter.detach().sum()):
-            raise TrainingDiverged(
-                f"latent weights of {name} are NaN or infinite by step {done + len(losses)} {kept}"
-            )
+    for key, value in model.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            name = key.replace("parametrizations.", "").removesuffix(".original")
+            raise TrainingDiverged(f"{name} holds NaN or infinity by step {done + len(losses)} {kept}")
 
 
 @torch.no_grad()
@@ -332,18 +349,23 @@ def load_trained(folder: str | Path) -> nn.Module:
         RunError: there is no checkpoint, or it is damaged.
     """
     config, content = read_checkpoint(Path(folder))
-    shape, classes = content["shape"], content["classes"]
-    model = build(config, tuple(shape), classes)
-    model.load_state_dict(content["model"])
+    try:
+        model = build(config, tuple(content["shape"]), content["classes"])
+        model.load_state_dict(content["model"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise RunError(
+            f"the checkpoint in {folder} does not fit its own config: {first_lines(error)}"
+        ) from error
     return model.eval()
 
 
 def _device(name: str) -> torch.device:
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"device = {name!r} cannot be used: {reason}") from error
+        device = torch.zeros(1, device=name)
+        device.item()  # which the device "meta" has none of
+        return device.device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device = {name!r} cannot be used: {first_lines(error)}") from error
 
 
 def _split(
@@ -352,7 +374,9 @@ def _split(
     """The samples to train on, those to validate on, and (mean, std) of each channel of the first."""
     n = len(data.train_images) - config.validation
     if n < 2:
-        raise ConfigError(f"validation = {config.validation} of {len(data.train_images)} leaves {max(n, 0)}")
+        raise ConfigError(
+            f"validation = {config.validation} of {len(data.train_images)} leaves {max(n, 0)} to train on"
+        )
     # From a histogram: exact, and no copy of the images in floating point.
     mean, std = [], []
     for channel in range(data.train_images.shape[1]):
@@ -394,8 +418,9 @@ def _as_tested(config: TrainConfig, model: nn.Module, fit: _Samples) -> nn.Modul
         return model
     frozen = freeze(model, "sign")
     if config.recalibrate:
-        part = _Samples(fit.images[: config.recalibrate], fit.labels[: config.recalibrate], fit.mean, fit.std)
-        recalibrate(frozen, part.batches())
+        part = torch.arange(min(config.recalibrate, len(fit)))
+        # Batches of one size: `recalibrate` gives each the same weight, and a batch of one has no variance.
+        recalibrate(frozen, (fit.batch(index) for index in part.chunk(-(-len(part) // EVALUATION_BATCH))))
     return frozen
 
 
@@ -413,13 +438,15 @@ def _finish(
     shipped = "real" if config.weights == "float" else "sign"
     frozen = freeze(_as_tested(config, model, fit))
     example, _ = fit.batch(slice(0, 2))
+    # A folder's name would not find it again, and its path is nobody else's business.
+    known_data = {"data": config.data} if config.data in DATASETS else {}
     packed = pack(
         frozen,
         example,
         mean=normalisation[0],
         std=normalisation[1],
         labels=data.classes,
-        about={"data": data.name, "model": config.model, "trained": config.weights, "weights": shipped},
+        about={"model": config.model, "trained": config.weights, "weights": shipped} | known_data,
     )
     packed.save(out / "model.bnn")
 
