@@ -42,6 +42,7 @@ TORCH_SIDE = [
     "freezing",
     "reports",
     "runs",
+    "samples",
     "training",
 ]
 FACE = ["__init__", "cli", "binary_connect_fc_example"]

@@ -15,6 +15,7 @@ from bnn.data import load_dataset
 from bnn.freezing import freeze
 from bnn.reports import Row, metrics_csv
 from bnn.runtime import load
+from bnn.samples import split
 from bnn.training import RunError, TrainingDiverged, evaluate, load_trained, lr_factor, train
 
 SMALL = {"epochs": 2, "width": 32, "batch_size": 100}
@@ -214,7 +215,7 @@ def test_validation_is_the_last_part():
     """Training never sees the validation samples, nor does the normalisation."""
     data = load_dataset("digits")
     config = _config()
-    fit, val, (mean, std) = training._split(data, config, torch.device("cpu"))
+    fit, val, (mean, std) = split(data, config.validation, torch.device("cpu"))
     assert len(val) == config.validation
     np.testing.assert_array_equal(val.images.numpy(), data.train_images[-config.validation :])
     assert len(fit) + len(val) == len(data.train_images)

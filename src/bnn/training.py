@@ -51,6 +51,7 @@ from bnn.runs import (
     save_checkpoint,
 )
 from bnn.runtime import Runner
+from bnn.samples import EVALUATION_BATCH, Samples, split
 
 __all__ = [
     "Result",
@@ -62,8 +63,6 @@ __all__ = [
     "lr_factor",
     "train",
 ]
-
-EVALUATION_BATCH = 1000
 
 
 class TrainingDiverged(ArithmeticError):
@@ -89,25 +88,6 @@ class Result:
     one_bit_weights: int
     float_bytes: int
     packed_bytes: int
-
-
-@dataclass
-class _Samples:
-    """uint8 images and labels on the device, normalised batch by batch."""
-
-    images: Tensor
-    labels: Tensor
-    mean: Tensor
-    std: Tensor
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        return (self.images[index].float() / 255 - self.mean) / self.std, self.labels[index]
-
-    def batches(self, size: int = EVALUATION_BATCH) -> Iterator[tuple[Tensor, Tensor]]:
-        return (self.batch(slice(start, start + size)) for start in range(0, len(self), size))
 
 
 def train(
@@ -140,7 +120,7 @@ def train(
     check_free(out, config, resume, force)
     data = load_dataset(config.data, data_dir)
     device = _device(config.device)
-    fit, val, normalisation = _split(data, config, device)
+    fit, val, normalisation = split(data, config.validation, device)
 
     torch.manual_seed(config.seed)
     model = build(config, data.train_images.shape[1:], len(data.classes)).to(device)
@@ -185,8 +165,8 @@ def _train_epoch(
     epoch: int,
     config: TrainConfig,
     state: State,
-    fit: _Samples,
-    val: _Samples | None,
+    fit: Samples,
+    val: Samples | None,
     on_step: Callable[[int, int], None],
 ) -> Row:
     start = perf_counter()
@@ -338,7 +318,7 @@ def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _batch_size(config: TrainConfig, fit: _Samples) -> int:
+def _batch_size(config: TrainConfig, fit: Samples) -> int:
     return min(config.batch_size, len(fit))
 
 
@@ -368,33 +348,6 @@ def _device(name: str) -> torch.device:
         raise ConfigError(f"device = {name!r} cannot be used: {first_lines(error)}") from error
 
 
-def _split(
-    data: Dataset, config: TrainConfig, device: torch.device
-) -> tuple[_Samples, _Samples | None, tuple[list[float], list[float]]]:
-    """The samples to train on, those to validate on, and (mean, std) of each channel of the first."""
-    n = len(data.train_images) - config.validation
-    if n < 2:
-        raise ConfigError(
-            f"validation = {config.validation} of {len(data.train_images)} leaves {max(n, 0)} to train on"
-        )
-    # From a histogram: exact, and no copy of the images in floating point.
-    mean, std = [], []
-    for channel in range(data.train_images.shape[1]):
-        counts = np.bincount(data.train_images[:n, channel].reshape(-1), minlength=256)
-        levels = np.arange(256) / 255
-        average = float(counts @ levels / counts.sum())
-        mean.append(average)
-        std.append(float(np.sqrt(counts @ (levels - average) ** 2 / counts.sum())) or 1.0)
-    shape = (1, -1, 1, 1)
-    moments = torch.tensor(mean).view(shape).to(device), torch.tensor(std).view(shape).to(device)
-
-    def samples(part: slice) -> _Samples:
-        images, labels = torch.from_numpy(data.train_images[part]), torch.from_numpy(data.train_labels[part])
-        return _Samples(images.to(device), labels.to(device), *moments)
-
-    return samples(slice(0, n)), samples(slice(n, None)) if config.validation else None, (mean, std)
-
-
 def _autocast(config: TrainConfig) -> Any:
     if config.precision == "32":
         return nullcontext()
@@ -412,7 +365,7 @@ def _event_writer(folder: Path, first: int) -> Any:
 # --- the end ----------------------------------------------------------------------------------------------
 
 
-def _as_tested(config: TrainConfig, model: nn.Module, fit: _Samples) -> nn.Module:
+def _as_tested(config: TrainConfig, model: nn.Module, fit: Samples) -> nn.Module:
     """The model with the weights it will ship with. Deterministic and float ones have them already."""
     if config.weights != "stochastic":
         return model
@@ -429,7 +382,7 @@ def _finish(
     config: TrainConfig,
     model: nn.Module,
     data: Dataset,
-    fit: _Samples,
+    fit: Samples,
     last: Row,
     normalisation: tuple[list[float], list[float]],
 ) -> Result:
@@ -450,7 +403,7 @@ def _finish(
     )
     packed.save(out / "model.bnn")
 
-    test = _Samples(
+    test = Samples(
         torch.from_numpy(data.test_images).to(fit.images.device),
         torch.from_numpy(data.test_labels).to(fit.images.device),
         fit.mean,
