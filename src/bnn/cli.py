@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
@@ -79,11 +79,10 @@ def _train(options: argparse.Namespace) -> int:
     results = {}
     for seed in seeds:
         folder = out / f"seed-{seed}" if options.seeds else out
-        run = TrainConfig.from_recipe(options.recipe, **(given | {"seed": seed}))
         try:
             with _progress() as (on_step, on_epoch):
                 results[seed] = train(
-                    run,
+                    replace(config, seed=seed),
                     folder,
                     data_dir=options.data_dir,
                     resume=options.resume,

@@ -66,7 +66,7 @@ __all__ = [
 
 
 class TrainingDiverged(ArithmeticError):
-    """The loss or a latent weight became NaN or infinite; the message names the step."""
+    """A loss, a weight or a statistic became NaN or infinite; the message names the step or the epoch."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def train(
             save_checkpoint(out, config, state)
             _write_metrics(out, state)
             on_epoch(row)
-    _write_metrics(out, state)  # once more, for a run that was killed between its last checkpoint and this
+    _write_metrics(out, state)  # again, for a run that was killed between its last checkpoint and its metrics
     with replacing(out / "curves.png") as temporary:
         draw_curves(state.rows, f"{config.model}, {config.weights} weights, {data.name}", temporary)
     return _finish(out, config, model, data, fit, state.rows[-1], normalisation)

@@ -43,7 +43,6 @@ class AtLeastZero:
 
 
 Value = str | Tensor | Padded | AtLeastZero | tuple[Any, ...] | None
-
 """What a node of the exported graph stands for: the name of a value, a constant, or something on the way."""
 
 Operation = Callable[..., Value]
