@@ -4,11 +4,13 @@ Products of integers (±1 with ±1, or ±1 with uint8 pixels) are exact: they ar
 point, by numpy's fast matrix product, in a dtype that holds every integer up to their largest sum.
 (`bnn.bits.dot` is the same by xor and population count.) Values of kind float are float32, or float64
 where a node's scale is; pixels are normalised in float64.
+
+With int8 activations, what enters a packed layer as floats is rounded to 255 steps first (`quantize`).
 """
 
 from collections.abc import Callable
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -24,6 +26,7 @@ from bnn.nodes import (
     Flatten,
     Hardtanh,
     InputContract,
+    Kind,
     Linear,
     MaxPool2d,
     Node,
@@ -36,17 +39,19 @@ from bnn.nodes import (
 )
 from bnn.packed import PackedModel
 
-__all__ = ["run"]
+__all__ = ["Activations", "dtype_of", "product_of_zero", "quantize", "quantizes", "run"]
 
 Array = NDArray[Any]
+Activations = Literal["float32", "int8"]
 
 
-def run(model: PackedModel, x: Array) -> NDArray[np.float32]:
+def run(model: PackedModel, x: Array, activations: Activations = "float32") -> NDArray[np.float32]:
     """The model's output for a batch.
 
     Args:
         model: the packed model.
         x: (batch, *model.input.shape), uint8 raw pixels or float32 normalised values; not checked here.
+        activations: "int8" quantizes the floats that enter packed layers.
 
     Returns:
         float32, (batch, *output shape).
@@ -54,7 +59,7 @@ def run(model: PackedModel, x: Array) -> NDArray[np.float32]:
     out = np.empty((len(x), *model.shapes[model.output.name]), dtype=np.float32)
     step = _batch_that_fits(model)
     for start in range(0, len(x), step):
-        out[start : start + step] = _run(model, x[start : start + step])
+        out[start : start + step] = _run(model, x[start : start + step], activations)
     return out
 
 
@@ -68,17 +73,19 @@ def _batch_that_fits(model: PackedModel) -> int:
     return max(1, 2**25 // largest)
 
 
-def _run(model: PackedModel, x: Array) -> Array:
+def _run(model: PackedModel, x: Array, activations: Activations) -> Array:
     values: dict[str, Array] = {INPUT: x}
     last_use = {name: node for node in model.nodes for name in node.inputs}
     for node in model.nodes:
         inputs = [values[name] for name in node.inputs]
-        if inputs[0].dtype == np.uint8 and isinstance(node, Linear | Conv2d) and node.is_packed:
+        is_product = isinstance(node, Linear | Conv2d)
+        if is_product and node.is_packed and inputs[0].dtype == np.uint8:
             y = _product_of_pixels(node, inputs[0], model.input)
         else:
             if not isinstance(node, Flatten):  # which leaves raw pixels raw
                 inputs = [_normalise(v, model.input) for v in inputs]
-            y = OPERATIONS[type(node)](node, *inputs)
+            int8 = is_product and activations == "int8" and quantizes(node, model.kinds[node.inputs[0]])
+            y = _product_of_quantized(node, inputs[0]) if int8 else OPERATIONS[type(node)](node, *inputs)
         values[node.name] = y
         for name in {name for name in node.inputs if last_use[name] is node}:
             del values[name]  # nothing reads it any more
@@ -115,23 +122,64 @@ def _product_of_pixels(node: Linear | Conv2d, x: Array, contract: InputContract)
     image, so at the border fewer means are taken off. It is computed as the product with the image of a
     raw 0 everywhere.
     """
-    mean, std = _mean_std(contract, x)
-    zero = np.broadcast_to(-mean / std, (1, *x.shape[1:]))
-    total = _product(node, zero, np.dtype(np.float64))
+    _, std = _mean_std(contract, x)
+    total = product_of_zero(node, x.shape[1:], contract)
     for value in np.unique(std):
         same = np.where(std == value, x, 0)
         total = total + _product(node, same, np.dtype(np.float64), raw=True) / (255 * value)
     return _scale_and_shift(node, total)
 
 
+def product_of_zero(node: Linear | Conv2d, shape: tuple[int, ...], contract: InputContract) -> Array:
+    """weight · x for the one image of this shape whose raw pixels are all 0: float64, (1, *output shape)."""
+    zero = np.zeros((1, *shape), dtype=np.uint8)
+    return _product(node, _normalise(zero, contract), np.dtype(np.float64))
+
+
+# --- quantized activations --------------------------------------------------------------------------------
+
+
+def quantizes(node: Linear | Conv2d, kind: Kind) -> bool:
+    """Whether int8 activations concern this layer: its weights are packed, and what enters is not ±1 anyway.
+
+    Padding must be 0, which has a quantized form whatever the scale.
+    """
+    padded = isinstance(node, Conv2d) and any(node.padding) and node.pad_value != 0
+    return node.is_packed and kind != "sign" and not padded
+
+
+def quantize(x: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Each sample by its own scale: x is about q * scale, where the largest magnitude becomes ±127.
+
+    Returns:
+        q, int8, of x's shape, ties to even; scale, float32, (batch,). A sample that holds NaN or infinity
+        gets q = 0 and a scale that is not finite, so that all that is computed from it is NaN.
+    """
+    x = x.astype(np.float32)
+    rows = x.reshape(len(x), -1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.abs(rows).max(axis=1) / np.float32(127)
+        q = np.rint(rows / scale[:, None])
+    q[~(np.isfinite(scale) & (scale > 0))] = 0
+    return q.astype(np.int8).reshape(x.shape), scale
+
+
+def _product_of_quantized(node: Linear | Conv2d, x: Array) -> Array:
+    q, scale = quantize(x)
+    sums = _product(node, q, np.dtype(np.float64))  # exact: fewer than 2^53 / 127 terms
+    dtype = dtype_of(node)
+    with np.errstate(invalid="ignore"):
+        return _scale_and_shift(node, sums.astype(dtype) * scale.astype(dtype).reshape(-1, *[1] * (sums.ndim - 1)))
+
+
 # --- products ---------------------------------------------------------------------------------------------
 
 
 def _linear_or_conv(node: Linear | Conv2d, x: Array) -> Array:
-    return _scale_and_shift(node, _product(node, x, _dtype(node)))
+    return _scale_and_shift(node, _product(node, x, dtype_of(node)))
 
 
-def _dtype(node: Linear | Conv2d) -> np.dtype[Any]:
+def dtype_of(node: Linear | Conv2d) -> np.dtype[Any]:
     """Of the result: the scale's, or without one the smallest that holds every integer up to n."""
     if node.scale is not None:
         return node.scale.dtype
@@ -141,7 +189,7 @@ def _dtype(node: Linear | Conv2d) -> np.dtype[Any]:
 def _scale_and_shift(node: Linear | Conv2d, y: Array) -> Array:
     if node.scale is not None and node.shift is not None:
         y = y * _channels(node.scale, y) + _channels(node.shift, y)
-    return y.astype(_dtype(node), copy=False)
+    return y.astype(dtype_of(node), copy=False)
 
 
 def _product(node: Linear | Conv2d, x: Array, dtype: np.dtype[Any], raw: bool = False) -> Array:

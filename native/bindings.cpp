@@ -1,0 +1,256 @@
+// The engine for Python: the only file here that knows Python, and the only one that owns memory and threads.
+//
+// A Plan copies what it is given; a call takes an arena from those that lie idle, or makes one, so that any number
+// of Python threads may call one Plan at once.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "bnn.h"
+#include "peak.h"
+#include "threads.hpp"
+
+namespace nb = nanobind;
+
+namespace {
+
+struct AlignedDelete {
+    void operator()(void *p) const { ::operator delete[](p, std::align_val_t{BNN_ALIGNMENT}); }
+};
+using Bytes = std::unique_ptr<void, AlignedDelete>;
+
+Bytes allocate(std::size_t n) { return Bytes(::operator new[](n ? n : 1, std::align_val_t{BNN_ALIGNMENT})); }
+
+// Batches are cut so that an arena stays below this, if a single sample does.
+constexpr std::size_t arena_target = 8 << 20;
+
+struct Arena {
+    Bytes bytes;
+    std::size_t size = 0;
+};
+
+class Plan {
+public:
+    Plan(const std::vector<std::vector<int>> &values, nb::list ops, const std::string &isa) {
+        const bnn_kernels *kernels = isa.empty() ? bnn_kernels_best() : bnn_kernels_named(isa.c_str());
+        if (!kernels) throw std::invalid_argument("this processor has no kernels named '" + isa + "'");
+        for (const auto &v : values) {
+            if (v.size() != 4) throw std::invalid_argument("a value is (dtype, height, width, channels)");
+            values_.push_back(bnn_value{static_cast<bnn_dtype>(v[0]), v[1], v[2], v[3], 0, 0, 0, 0});
+        }
+        for (nb::handle op : ops) add(nb::cast<nb::dict>(op), kernels);
+        const bnn_status status =
+            bnn_plan_init(&plan_, values_.data(), static_cast<std::int32_t>(values_.size()), nodes_.data(),
+                          static_cast<std::int32_t>(nodes_.size()), kernels);
+        if (status != BNN_OK) throw std::invalid_argument(bnn_status_text(status));
+        for (std::int32_t i = 0; i < plan_.n_nodes; i++) work_ += bnn_node_work(&plan_, i);
+    }
+
+    Plan(const Plan &) = delete;
+    Plan &operator=(const Plan &) = delete;
+
+    // Prepared weights, constants, and an arena for `rows` samples.
+    std::size_t bytes(int rows, int parts) const { return owned_ + arena_bytes(rows, parts); }
+    std::string isa() const { return bnn_kernels_name(plan_.kernels); }
+
+    void run(nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu> x,
+             nb::ndarray<float, nb::c_contig, nb::device::cpu> out, int threads) {
+        const std::size_t in_size = values_[0].bytes, out_size = values_[plan_.nodes[plan_.n_nodes - 1].output].bytes;
+        const std::size_t rows = x.ndim() ? x.shape(0) : 0;
+        if (x.nbytes() != rows * in_size || out.nbytes() != rows * out_size)
+            throw std::invalid_argument("input or output is not of the plan's size");
+        const char *from = static_cast<const char *>(x.data());
+        char *to = reinterpret_cast<char *>(out.data());
+        nb::gil_scoped_release release;
+        const std::size_t each = plan_.row_bytes ? arena_target / plan_.row_bytes : rows;
+        const std::size_t at_once = std::max<std::size_t>(each, 1);
+        for (std::size_t first = 0; first < rows; first += at_once) {
+            const int here = static_cast<int>(std::min(at_once, rows - first));
+            run_rows(from + first * in_size, to + first * out_size, here, threads);
+        }
+    }
+
+private:
+    std::size_t arena_bytes(int rows, int parts) const {
+        const std::size_t bytes = bnn_arena_bytes(&plan_, rows, parts);
+        if (!bytes && plan_.row_bytes) throw std::bad_alloc();
+        return bytes;
+    }
+
+    void run_rows(const char *from, char *to, int rows, int threads) {
+        // Waking a thread costs some microseconds, of which a core makes better use itself when there is little to do.
+        constexpr double cycles_worth_a_thread = 100e3;
+        const int worth = static_cast<int>(std::min(work_ * rows / cycles_worth_a_thread, 1e6));
+        Team team(std::min(threads, worth)); // may be smaller: another call may have the threads
+        const int parts = team.size();
+        Arena arena = take(arena_bytes(rows, parts));
+        const bnn_batch batch{from, to, rows, arena.bytes.get()};
+        team.run(plan_.n_nodes, [&](int step, int part) { bnn_run_part(&plan_, &batch, step, part, parts); });
+        give(std::move(arena));
+    }
+
+    Arena take(std::size_t size) {
+        Arena arena;
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            if (!idle_.empty()) {
+                arena = std::move(idle_.back());
+                idle_.pop_back();
+            }
+        }
+        if (arena.size < size) {
+            arena.bytes = allocate(size);
+            arena.size = size;
+        }
+        return arena;
+    }
+
+    void give(Arena arena) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        idle_.push_back(std::move(arena));
+    }
+
+    // --- from Python ---------------------------------------------------------------------------------------------
+
+    void *own(std::size_t n) {
+        kept_.push_back(allocate(n));
+        owned_ += n;
+        return kept_.back().get();
+    }
+
+    using Array = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+
+    template <class T> const T *copy(nb::handle array) {
+        if (array.is_none()) return nullptr;
+        const auto a = nb::cast<Array>(array);
+        if (a.itemsize() != sizeof(T)) throw std::invalid_argument("an array has entries of the wrong size");
+        void *to = own(a.nbytes());
+        std::memcpy(to, a.data(), a.nbytes());
+        return static_cast<const T *>(to);
+    }
+
+    template <class T> static void fill(T *to, std::size_t n, nb::handle from) {
+        const auto values = nb::cast<std::vector<T>>(from);
+        if (values.size() != n) throw std::invalid_argument("a field has the wrong length");
+        std::copy(values.begin(), values.end(), to);
+    }
+
+    const void *prepare(const bnn_kernels *kernels, bnn_op op, nb::handle rows, int groups, int n) {
+        const auto a = nb::cast<Array>(rows);
+        if (a.ndim() != 2 || a.itemsize() != 8 || groups < 1 || a.shape(0) % static_cast<std::size_t>(groups) ||
+            a.shape(1) != (static_cast<std::size_t>(n) + 63) / 64)
+            throw std::invalid_argument("packed rows do not fit");
+        const int outputs = static_cast<int>(a.shape(0)) / groups;
+        const std::size_t size = bnn_prepared_bytes(kernels, op, outputs, n);
+        char *to = static_cast<char *>(own(size * static_cast<std::size_t>(groups)));
+        const auto *from = static_cast<const std::uint64_t *>(a.data());
+        for (int g = 0; g < groups; g++)
+            bnn_prepare(kernels, op, from + static_cast<std::size_t>(g) * static_cast<std::size_t>(outputs) * a.shape(1),
+                        outputs, n, to + static_cast<std::size_t>(g) * size);
+        return to;
+    }
+
+    void add(nb::dict op, const bnn_kernels *kernels) {
+        bnn_node node{};
+        node.op = static_cast<bnn_op>(nb::cast<int>(op["op"]));
+        const auto inputs = nb::cast<std::vector<std::int32_t>>(op["inputs"]);
+        auto *copied = static_cast<std::int32_t *>(own(inputs.size() * sizeof(std::int32_t)));
+        std::copy(inputs.begin(), inputs.end(), copied);
+        node.inputs = copied;
+        node.n_inputs = static_cast<std::int32_t>(inputs.size());
+        node.output = nb::cast<std::int32_t>(op["output"]);
+        node.second = nb::cast<std::int32_t>(op["second"]);
+        fill(node.kernel, 2, op["kernel"]);
+        fill(node.stride, 2, op["stride"]);
+        fill(node.dilation, 2, op["dilation"]);
+        fill(node.padding, 4, op["padding"]);
+        node.groups = nb::cast<std::int32_t>(op["groups"]);
+        node.pad_value = nb::cast<float>(op["pad_value"]);
+        node.count_padding = nb::cast<bool>(op["count_padding"]);
+        if (!op["rows"].is_none())
+            node.weight = prepare(kernels, node.op, op["rows"], node.groups, nb::cast<int>(op["n"]));
+        else if (node.op == BNN_DEPTHWISE)
+            node.weight = copy<std::int8_t>(op["weight"]);
+        else
+            node.weight = copy<float>(op["weight"]);
+        const auto segments = nb::cast<nb::list>(op["segments"]);
+        if (nb::len(segments)) {
+            auto *to = static_cast<bnn_segment *>(own(nb::len(segments) * sizeof(bnn_segment)));
+            node.segments = to;
+            node.n_segments = static_cast<std::int32_t>(nb::len(segments));
+            for (nb::handle item : segments) {
+                const auto s = nb::cast<nb::dict>(item);
+                const int channels = nb::cast<int>(s["channels"]);
+                *to++ = bnn_segment{nb::cast<int>(s["first"]), channels, nb::cast<double>(s["divisor"]),
+                                    prepare(kernels, node.op, s["rows"], 1, node.kernel[0] * node.kernel[1] * channels)};
+            }
+        }
+        if (!op["border"].is_none()) {
+            const auto b = nb::cast<nb::dict>(op["border"]);
+            node.border.row = copy<std::uint16_t>(b["row"]);
+            node.border.column = copy<std::uint16_t>(b["column"]);
+            node.border.columns = nb::cast<std::int32_t>(b["columns"]);
+            node.border.values = node.op == BNN_PRODUCT_BITS ? static_cast<const void *>(copy<std::int32_t>(b["values"]))
+                                                             : copy<double>(b["values"]);
+        }
+        node.mean = copy<double>(op["mean"]);
+        node.deviation = copy<double>(op["deviation"]);
+        node.flip = copy<std::uint64_t>(op["flip"]);
+        const auto f = nb::cast<nb::dict>(op["finish"]);
+        bnn_finish &finish = node.finish;
+        finish.computed = static_cast<bnn_dtype>(nb::cast<int>(f["computed"]));
+        finish.narrow = nb::cast<bool>(f["narrow"]);
+        finish.scale = finish.computed == BNN_F64 ? static_cast<const void *>(copy<double>(f["scale"])) : copy<float>(f["scale"]);
+        finish.shift = finish.computed == BNN_F64 ? static_cast<const void *>(copy<double>(f["shift"])) : copy<float>(f["shift"]);
+        finish.activation = static_cast<bnn_activation>(nb::cast<int>(f["activation"]));
+        finish.low = nb::cast<float>(f["low"]);
+        finish.high = nb::cast<float>(f["high"]);
+        finish.slope = copy<float>(f["slope"]);
+        finish.threshold = copy<std::int32_t>(f["threshold"]);
+        finish.flip = copy<std::uint64_t>(f["flip"]);
+        nodes_.push_back(node);
+    }
+
+    bnn_plan plan_{};
+    std::vector<bnn_value> values_;
+    std::vector<bnn_node> nodes_;
+    std::vector<Bytes> kept_;
+    std::size_t owned_ = 0;
+    double work_ = 0;
+    std::mutex mutex_;
+    std::vector<Arena> idle_;
+};
+
+std::vector<std::string> instruction_sets() {
+    std::vector<std::string> names;
+    for (int i = 0; const bnn_kernels *kernels = bnn_kernels_at(i); i++) names.emplace_back(bnn_kernels_name(kernels));
+    return names;
+}
+
+} // namespace
+
+NB_MODULE(_native, m) {
+    m.doc() = "The compiled one-bit engine; bnn.runtime.native is its face.";
+    nb::class_<Plan>(m, "Plan")
+        .def(nb::init<const std::vector<std::vector<int>> &, nb::list, const std::string &>(), nb::arg("values"),
+             nb::arg("ops"), nb::arg("isa"))
+        .def("run", &Plan::run, nb::arg("x"), nb::arg("out"), nb::arg("threads"))
+        .def("bytes", &Plan::bytes, nb::arg("rows"), nb::arg("parts"))
+        .def_prop_ro("isa", &Plan::isa);
+    m.def("instruction_sets", &instruction_sets, "Names of the kernels that this processor can run, slowest first.");
+    m.def("peak", [](const std::string &what, double seconds) {
+        nb::gil_scoped_release release;
+        return bnn_peak(what.c_str(), seconds);
+    }, nb::arg("what"), nb::arg("seconds"), "Operations a second of a loop in registers; see native/peak.h.");
+}

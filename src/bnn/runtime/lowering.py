@@ -1,0 +1,632 @@
+"""From a PackedModel to what the C engine runs: values with a dtype and a channels-last shape, and fused nodes.
+
+`native/bnn.h` says what each operation does. Here is decided which of them a node of the model becomes:
+
+- a product takes the activation and the sign, or the threshold, that follow it; signs move before max pooling;
+- images are channels-last; a fully connected layer on a flattened image is a window as large as the image;
+- raw pixels enter a first packed layer as integers; elsewhere they are normalised first, in float64.
+
+Exporters to C read the same program.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnn import bits
+from bnn.nodes import (
+    INPUT,
+    Add,
+    Affine,
+    AvgPool2d,
+    Concat,
+    Conv2d,
+    Flatten,
+    Hardtanh,
+    Linear,
+    MaxPool2d,
+    Node,
+    PackedWeight,
+    PReLU,
+    ReLU,
+    Sign,
+    Softmax,
+    Threshold,
+)
+from bnn.packed import PackedModel
+from bnn.runtime import reference
+
+__all__ = ["Border", "Finish", "Op", "Program", "Segment", "Value", "lower"]
+
+Array = NDArray[Any]
+DType = Literal["bits", "u8", "i8", "i32", "f32", "f64"]
+Product = Linear | Conv2d
+Activation = ReLU | Hardtanh | PReLU
+
+
+@dataclass(frozen=True)
+class Value:
+    """One array for each sample, (height, width, channels)."""
+
+    dtype: DType
+    height: int
+    width: int
+    channels: int
+
+    @property
+    def size(self) -> int:
+        return self.height * self.width * self.channels
+
+
+@dataclass(frozen=True, eq=False)
+class Finish:
+    """bnn_finish: activation(scale * sum + shift), or a comparison; its fields."""
+
+    computed: DType = "f32"
+    narrow: bool = False
+    scale: Array | None = None
+    shift: Array | None = None
+    activation: Literal["identity", "relu", "hardtanh", "prelu"] = "identity"
+    low: float = 0.0
+    high: float = 0.0
+    slope: Array | None = None
+    threshold: Array | None = None
+    flip: Array | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Border:
+    """bnn_border: values by class of row, class of column and output channel."""
+
+    values: Array
+    row: Array | None = None
+    column: Array | None = None
+    columns: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """bnn_segment: channels of raw pixels with one deviation, and their part of the weight, [out][words]."""
+
+    first: int
+    channels: int
+    divisor: float
+    rows: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """bnn_node: an operation, the values it reads and writes, and its fields.
+
+    rows: weights of ±1, [group][out][words], each row of `n` signs in the order (tap, channel), for
+    "product_bits" a whole number of words for each tap. weight: those that are not packed.
+    """
+
+    op: str
+    inputs: tuple[int, ...]
+    output: int
+    second: int = 0
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    groups: int = 1
+    pad_value: float = 0.0
+    count_padding: bool = True
+    rows: Array | None = None
+    n: int = 0
+    weight: Array | None = None
+    segments: tuple[Segment, ...] = ()
+    border: Border | None = None
+    mean: Array | None = None
+    deviation: Array | None = None
+    flip: Array | None = None
+    finish: Finish = field(default_factory=Finish)
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Values, of which 0 is the input and the last operation's output the output, and operations in order."""
+
+    values: tuple[Value, ...]
+    ops: tuple[Op, ...]
+
+
+def lower(
+    model: PackedModel,
+    dtype: Literal["u8", "f32"],
+    activations: Literal["float32", "int8"] = "float32",
+) -> Program:
+    """The program for inputs of one dtype.
+
+    Args:
+        model: the packed model.
+        dtype: "u8" raw pixels, "f32" normalised values.
+        activations: "int8" quantizes what enters a packed layer as floats (`reference.quantize`).
+    """
+    lowering = _Lowering(model, dtype, activations)
+    done: set[str] = set()
+    for node in model.nodes:
+        if node.name not in done:
+            done.update(lowering.emit(node))
+    lowering.finish_output()
+    return Program(tuple(lowering.values), tuple(lowering.ops))
+
+
+class _Lowering:
+    """Where each value of the model is: its index, and whether it is a flattened image still channels-last."""
+
+    def __init__(self, model: PackedModel, dtype: Literal["u8", "f32"], activations: str) -> None:
+        self.model, self.activations = model, activations
+        self.values: list[Value] = [Value(dtype, 1, 1, prod(model.input.shape))]
+        self.ops: list[Op] = []
+        self.at: dict[str, int] = {INPUT: 0}
+        self.uses = Counter([model.output.name, *(name for node in model.nodes for name in node.inputs)])
+        self.readers: dict[str, list[Node]] = {}
+        for node in model.nodes:
+            for name in node.inputs:
+                self.readers.setdefault(name, []).append(node)
+        self.cached: dict[tuple[str, str], int] = {}
+        self.wide: set[int] = set()  # integers that a float32 might round, which the reference has in float64
+
+    # --- values -------------------------------------------------------------------------------------------
+
+    def add(self, op: str, inputs: Iterable[int], value: Value, **fields: Any) -> int:
+        """Appends an operation; the index of its output."""
+        self.values.append(value)
+        index = len(self.values) - 1
+        self.ops.append(Op(op, tuple(inputs), index, **fields))
+        return index
+
+    def once(self, name: str, what: str, make: Any) -> int:
+        """What was made of a value for one reader serves the next."""
+        if (name, what) not in self.cached:
+            self.cached[name, what] = make()
+        return self.cached[name, what]
+
+    def is_vector(self, name: str) -> bool:
+        return len(self.model.shapes[name] if name != INPUT else self.model.input.shape) == 1
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        return self.model.input.shape if name == INPUT else self.model.shapes[name]
+
+    def planar(self, index: int) -> bool:
+        return index == 0 and len(self.model.input.shape) == 3
+
+    def image(self, name: str) -> int:
+        """The value, channels-last if it is an image; of a vector as it lies, perhaps channels-last too."""
+        index = self.at[name]
+        if not self.planar(index) or self.is_vector(name):
+            return index
+        channels, height, width = self.shape_of(name)
+        value = Value(self.values[index].dtype, height, width, channels)
+        return self.once(INPUT, "image", lambda: self.add("from_planes", [index], value))
+
+    def vector(self, name: str) -> int:
+        """A vector in the model's order: what was flattened channels-last is brought into it."""
+        index = self.at[name]
+        value = self.values[index]
+        if value.height * value.width == 1:
+            return index
+        flat = Value(value.dtype, 1, 1, value.size)
+        return self.once(name, "vector", lambda: self.add("to_planes", [index], flat))
+
+    def natural(self, name: str, per_channel: bool = True) -> int:
+        """An image channels-last, or a vector; in the model's order only if that matters."""
+        return self.vector(name) if self.is_vector(name) and per_channel else self.image(name)
+
+    def floats(self, name: str, index: int, dtype: DType | None = None) -> int:
+        """A value as f32 or f64, as the reference has it, or as the one that is asked for."""
+        value = self.values[index]
+        if value.dtype == "u8":
+            channels, contract = value.channels, self.model.input
+            # of a vector, the deviations of its pixels, channel by channel
+            mean, deviation = (
+                np.repeat(np.array(v, float), channels // len(v)) for v in (contract.mean, contract.std)
+            )
+            normal = replace(value, dtype="f64")
+            index = self.once(
+                name,
+                f"normal {index}",
+                lambda: self.add("normalize", [index], normal, mean=mean, deviation=deviation),
+            )
+            value = normal
+        wanted = dtype or ("f64" if value.dtype == "f64" or index in self.wide else "f32")
+        if value.dtype == wanted:
+            return index
+        cast = replace(value, dtype=wanted)
+        finish = Finish(computed="f64" if "f64" in (wanted, value.dtype) else "f32")
+        return self.once(
+            name, f"{wanted} {index}", lambda: self.add("map", [index], cast, finish=finish)
+        )
+
+    # --- nodes --------------------------------------------------------------------------------------------
+
+    def emit(self, node: Node) -> list[str]:
+        """Emits a node, with those after it that it takes along; the names of all of them."""
+        if isinstance(node, Linear | Conv2d):
+            return self.product(node)
+        if isinstance(node, Affine | Threshold | Sign | ReLU | Hardtanh | PReLU):
+            return self.map(node)
+        name, source = node.name, node.inputs[0]
+        if isinstance(node, Flatten):
+            self.at[name] = self.at[source]
+            if not self.planar(self.at[source]):
+                self.at[name] = self.image(source)
+        elif isinstance(node, MaxPool2d):
+            index = self.image(source)
+            if self.values[index].dtype == "u8":
+                index = self.floats(source, index)
+            self.at[name] = self.pool("max_pool", node, index)
+        elif isinstance(node, AvgPool2d):
+            index = self.floats(source, self.image(source))
+            self.at[name] = self.pool("avg_pool", node, index, count_padding=node.count_padding)
+        elif isinstance(node, Add):
+            indices = [self.floats(v, i) for v, i in zip(node.inputs, self.alike(node.inputs), strict=True)]
+            wide: DType = "f64" if any(self.values[i].dtype == "f64" for i in indices) else "f32"
+            indices = [self.floats(v, i, wide) for v, i in zip(node.inputs, indices, strict=True)]
+            self.at[name] = self.add("add", indices, self.values[indices[0]])
+        elif isinstance(node, Concat):
+            self.at[name] = self.concat(node)
+        elif isinstance(node, Softmax):
+            index = self.floats(source, self.vector(source))
+            self.at[name] = self.add("softmax", [index], self.values[index])
+        else:
+            raise AssertionError(f"no lowering for {type(node).__name__}")
+        return [name]
+
+    def alike(self, names: Sequence[str]) -> list[int]:
+        """Values in one physical order: as they lie, if that is the same for all."""
+        indices = [self.natural(name, per_channel=False) for name in names]
+        shapes = {(v.height, v.width, v.channels) for v in (self.values[i] for i in indices)}
+        return indices if len(shapes) == 1 else [self.natural(name) for name in names]
+
+    def concat(self, node: Concat) -> int:
+        indices = [self.natural(name) for name in node.inputs]
+        dtypes = {self.values[i].dtype for i in indices}
+        if dtypes != {"bits"}:
+            indices = [self.floats(v, i) for v, i in zip(node.inputs, indices, strict=True)]
+            wide: DType = "f64" if any(self.values[i].dtype == "f64" for i in indices) else "f32"
+            indices = [self.floats(v, i, wide) for v, i in zip(node.inputs, indices, strict=True)]
+        channels = sum(self.values[i].channels for i in indices)
+        return self.add("concat", indices, replace(self.values[indices[0]], channels=channels))
+
+    def pool(self, op: str, node: MaxPool2d | AvgPool2d, index: int, **fields: Any) -> int:
+        channels, height, width = self.model.shapes[node.name]
+        value = Value(self.values[index].dtype, height, width, channels)
+        geometry = {"kernel": node.kernel, "stride": node.stride, "padding": node.padding}
+        return self.add(op, [index], value, **geometry, **fields)
+
+    # --- what follows a sum -------------------------------------------------------------------------------
+
+    def only_reader(self, name: str) -> Node | None:
+        """The node that reads a value, if it is the only use of it."""
+        return self.readers[name][0] if self.uses[name] == 1 and name in self.readers else None
+
+    def activation_after(self, name: str) -> Activation | None:
+        reader = self.only_reader(name)
+        return reader if isinstance(reader, ReLU | Hardtanh | PReLU) else None
+
+    def sign_after(self, name: str) -> Sign | None:
+        reader = self.only_reader(name)
+        return reader if isinstance(reader, Sign) else None
+
+    def map(self, node: Affine | Threshold | Sign | Activation) -> list[str]:
+        """An affine map, an activation and a sign, as many of them as follow each other, in one pass."""
+        names, source = [node.name], node.inputs[0]
+        if isinstance(node, Threshold):
+            index = self.natural(source)
+            value = replace(self.values[index], dtype="bits")
+            finish = Finish(threshold=node.threshold, flip=_bits_of(node.flip))
+            self.at[node.name] = self.add("map", [index], value, finish=finish)
+            return names
+        if isinstance(node, Sign) and self.planar(self.at[source]) and not self.is_vector(source):
+            index = self.at[source]
+            if self.values[index].dtype == "f32":  # signs straight from the caller's planes
+                channels, height, width = self.shape_of(source)
+                value = Value("bits", height, width, channels)
+                self.at[node.name] = self.add("from_planes", [index], value)
+                return names
+        per_channel = isinstance(node, Affine) or (isinstance(node, PReLU) and node.slope.size > 1)
+        index = self.natural(source, per_channel)
+        if self.values[index].dtype == "u8":
+            index = self.floats(source, index)
+        finish = Finish()
+        if isinstance(node, Affine):
+            computed: DType = "f64" if "f64" in (_dtype(node.scale), self.values[index].dtype) else "f32"
+            dtype = _dtype(node.scale)
+            finish = _scaled(computed, dtype, node.scale, node.shift)
+            after = self.activation_after(node.name)
+            if after:
+                names.append(after.name)
+                finish = _activated(finish, after, self.values[index].channels)
+        else:
+            dtype = "f64" if self.values[index].dtype == "f64" else "f32"
+            finish = Finish(computed=dtype)
+            if not isinstance(node, Sign):
+                finish = _activated(finish, node, self.values[index].channels)
+        if not isinstance(node, Sign) and (sign := self.sign_after(names[-1])):
+            names.append(sign.name)
+        signed = isinstance(node, Sign) or len(names) > 1 and isinstance(self.node(names[-1]), Sign)
+        value = replace(self.values[index], dtype="bits" if signed else dtype)
+        self.at[names[-1]] = self.add("map", [index], value, finish=finish)
+        return names
+
+    def node(self, name: str) -> Node:
+        return next(node for node in self.model.nodes if node.name == name)
+
+    # --- products -----------------------------------------------------------------------------------------
+
+    def product(self, node: Product) -> list[str]:
+        """A product with what follows it: a threshold (before or behind max pooling), or activation and sign."""
+        source, names = node.inputs[0], [node.name]
+        index, window = self.window(node)
+        channels, outputs = self.values[index].channels, node.out_channels
+        taps = prod(window["kernel"])
+        pixels = self.values[index].dtype == "u8"
+        raw = pixels and node.is_packed and window["groups"] == 1
+        integers = self.values[index].dtype == "bits" and self.takes_bits(node)
+        if pixels and not raw:
+            index = self.floats(source, index)
+
+        dtype: DType = _dtype(reference.dtype_of(node))
+        pools: list[MaxPool2d] = []
+        threshold = self.threshold_after(node, pools) if integers and node.scale is None else None
+        if raw and not threshold:
+            pools = self.pools_before_sign(node)
+        finish: Finish
+        out: DType
+        if threshold:
+            finish, out = Finish(threshold=threshold.threshold, flip=_bits_of(threshold.flip)), "bits"
+            names += [*(p.name for p in pools), threshold.name]
+        else:
+            finish = _scaled("f64" if raw or dtype == "f64" else "f32", dtype, node.scale, node.shift)
+            out = dtype
+            if pools:
+                sign = self.sign_after(pools[-1].name)
+                assert sign is not None
+                names += [*(p.name for p in pools), sign.name]
+                out = "bits"
+            else:
+                if after := self.activation_after(names[-1]):
+                    names.append(after.name)
+                    finish = _activated(finish, after, outputs)
+                if after_sign := self.sign_after(names[-1]):
+                    names.append(after_sign.name)
+                    out = "bits"
+                elif integers and node.scale is None and self.read_as_integers(node.name):
+                    out = "i32"
+        height, width = self.model.shapes[node.name][1:] if isinstance(node, Conv2d) else (1, 1)
+        value = Value(out, height, width, outputs)
+
+        quantized = (
+            self.activations == "int8"
+            and not pixels
+            and not integers
+            and reference.quantizes(node, self.model.kinds[source])
+        )
+        weight = _in_taps(node, window["kernel"], channels // window["groups"])  # (out, taps, channels)
+        depthwise = node.is_packed and not raw and window["groups"] == channels == outputs > 1
+        fields: dict[str, Any] = {**window, "finish": finish}
+        if depthwise:
+            fields["weight"] = np.ascontiguousarray(weight.reshape(outputs, taps).T.astype(np.int8))
+            inputs = [index]
+            if quantized:
+                inputs = self.quantized(source, index)
+            elif not integers:
+                inputs = [self.floats(source, index, dtype)]
+            made = self.add("depthwise", inputs, value, **fields)
+        elif raw:
+            made = self.add(
+                "product_u8",
+                [index],
+                value,
+                segments=self.segments(weight),
+                border=self.constants(node, source),
+                **fields,
+            )
+        elif not node.is_packed:
+            groups = window["groups"]
+            dense = weight.reshape(groups, outputs // groups, -1).transpose(0, 2, 1).astype(np.float32)
+            index = self.floats(source, index)
+            made = self.add("dense", [index], value, weight=np.ascontiguousarray(dense), **fields)
+        elif integers:
+            border = None
+            if isinstance(node, Conv2d) and any(node.padding) and node.pad_value == 0:
+                border = _padding_correction(node, weight, self.shape_of(source))
+            rows = bits.pack(weight).reshape(outputs, -1)  # whole words for each tap
+            made = self.add(
+                "product_bits", [index], value, rows=rows, n=rows.shape[1] * 64, border=border, **fields
+            )
+        else:
+            rows = bits.pack(weight.reshape(outputs, -1))
+            fields |= {"rows": rows, "n": taps * weight.shape[2]}
+            if quantized:
+                made = self.add("product_i8", self.quantized(source, index), value, **fields)
+            elif dtype == "f64":
+                made = self.add("product_f64", [self.floats(source, index)], value, **fields)
+            else:
+                made = self.add("product_f32", [self.floats(source, index, "f32")], value, **fields)
+        flip = None
+        if threshold and pools and threshold.flip.any():
+            flip = _bits_of(threshold.flip)
+        if out == "i32" and dtype == "f64":
+            self.wide.add(made)
+        for pool in pools:
+            made = self.pool("max_pool", pool, made, flip=flip)
+        self.at[names[-1]] = made
+        return names
+
+    def window(self, node: Product) -> tuple[int, dict[str, Any]]:
+        """The index of a product's input, and its window over it."""
+        source = node.inputs[0]
+        if isinstance(node, Conv2d):
+            return self.image(source), {
+                "kernel": node.weight.shape[2:],
+                "stride": node.stride,
+                "dilation": node.dilation,
+                "padding": node.padding,
+                "groups": node.groups,
+                "pad_value": node.pad_value,
+            }
+        index = self.image(source)
+        value = self.values[index]
+        return index, {"kernel": (value.height, value.width), "groups": 1}
+
+    def takes_bits(self, node: Product) -> bool:
+        """Whether signs enter this product as bits: its weights are ±1, and padding is 0 or a sign."""
+        if isinstance(node, Conv2d) and any(node.padding) and node.pad_value not in (-1, 0, 1):
+            return False
+        return node.is_packed
+
+    def threshold_after(self, node: Product, pools: list[MaxPool2d]) -> Threshold | None:
+        """The threshold that reads this product alone, directly or through max pooling, which goes to `pools`."""
+        reader = self.only_reader(node.name)
+        while isinstance(reader, MaxPool2d):
+            pools.append(reader)
+            reader = self.only_reader(reader.name)
+        if isinstance(reader, Threshold):
+            return reader
+        pools.clear()
+        return None
+
+    def read_as_integers(self, name: str) -> bool:
+        """Whether a threshold reads this value, directly or through max pooling and flattening."""
+        return any(
+            isinstance(reader, Threshold)
+            or (isinstance(reader, MaxPool2d | Flatten) and self.read_as_integers(reader.name))
+            for reader in self.readers.get(name, ())
+        )
+
+    def pools_before_sign(self, node: Product) -> list[MaxPool2d]:
+        """Max pooling between a product of pixels and a sign: the sign may come first, for nothing is NaN."""
+        pools: list[MaxPool2d] = []
+        reader = self.only_reader(node.name)
+        while isinstance(reader, MaxPool2d):
+            pools.append(reader)
+            reader = self.only_reader(reader.name)
+        return pools if isinstance(reader, Sign) else []
+
+    def quantized(self, name: str, index: int) -> list[int]:
+        index = self.floats(name, index)
+        value = self.values[index]
+
+        def make() -> int:
+            self.values.append(Value("f32", 1, 1, 1))
+            scale = len(self.values) - 1
+            self.cached[name, f"scale {index}"] = scale
+            return self.add("quantize", [index], replace(value, dtype="i8"), second=scale)
+
+        made = self.once(name, f"i8 {index}", make)
+        return [made, self.cached[name, f"scale {index}"]]
+
+    def segments(self, weight: Array) -> tuple[Segment, ...]:
+        """Runs of channels with one deviation, in the order in which the reference adds them."""
+        channels = weight.shape[2]
+        std = np.array(self.model.input.std)
+        std = np.repeat(std, channels // std.size)
+        edges = [0, *(np.flatnonzero(np.diff(std)) + 1).tolist(), channels]
+        runs = sorted(zip(edges[:-1], edges[1:], strict=True), key=lambda run: float(std[run[0]]))
+        outputs = len(weight)
+        return tuple(
+            Segment(a, b - a, 255 * float(std[a]), bits.pack(weight[:, :, a:b].reshape(outputs, -1)))
+            for a, b in runs
+        )
+
+    def constants(self, node: Product, source: str) -> Border:
+        """What a raw 0 everywhere gives, which depends on how much of the window lies in the padding."""
+        shape = self.shape_of(source)
+        constant = reference.product_of_zero(node, shape, self.model.input)[0]
+        if not isinstance(node, Conv2d):
+            return Border(constant)
+        row, column = _classes(node, shape)
+        first = [np.unique(classes, return_index=True)[1] for classes in (row, column)]
+        values = constant[:, first[0]][:, :, first[1]].transpose(1, 2, 0)
+        return Border(np.ascontiguousarray(values), row, column, len(first[1]))
+
+    def finish_output(self) -> None:
+        """The caller's output: float32, as PyTorch has it, and written by the last operation alone."""
+        name = self.model.output.name
+        index = self.at[name]
+        if self.values[index].dtype == "u8" and self.planar(index) and not self.is_vector(name):
+            index = self.image(name)
+        value = self.values[index]
+        if value.dtype != "f32":
+            index = self.floats(name, index, "f32")
+        value = self.values[index]
+        if value.height * value.width > 1:
+            index = self.add("to_planes", [index], Value("f32", 1, 1, value.size))
+        if not self.ops or self.ops[-1].output != index:
+            self.add("map", [index], self.values[index])
+
+
+# --- pieces -----------------------------------------------------------------------------------------------
+
+
+def _dtype(array_or_dtype: Any) -> DType:
+    return "f64" if np.dtype(getattr(array_or_dtype, "dtype", array_or_dtype)) == np.float64 else "f32"
+
+
+def _scaled(computed: DType, dtype: DType, scale: Array | None, shift: Array | None) -> Finish:
+    """scale * sum + shift in `computed`, rounded to `dtype`."""
+    wide = np.float64 if computed == "f64" else np.float32
+    if scale is None or shift is None:
+        return Finish(computed=computed, narrow=computed != dtype)
+    return Finish(
+        computed=computed, narrow=computed != dtype, scale=scale.astype(wide), shift=shift.astype(wide)
+    )
+
+
+def _activated(finish: Finish, node: Activation, channels: int) -> Finish:
+    if isinstance(node, ReLU):
+        return replace(finish, activation="relu")
+    if isinstance(node, Hardtanh):
+        return replace(finish, activation="hardtanh", low=node.low, high=node.high)
+    return replace(
+        finish, activation="prelu", slope=np.broadcast_to(node.slope, channels).astype(np.float32)
+    )
+
+
+def _bits_of(flags: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    return bits.pack(1 - 2 * flags.astype(np.int8))
+
+
+def _in_taps(node: Product, kernel: tuple[int, int], channels: int) -> Array:
+    """The weight as (out, taps, channels): of a fully connected layer, its inputs are an image's, flattened."""
+    weight = node.weight.signs() if isinstance(node.weight, PackedWeight) else node.weight
+    return np.ascontiguousarray(
+        weight.reshape(len(weight), channels, kernel[0] * kernel[1]).transpose(0, 2, 1)
+    )
+
+
+def _inside(node: Conv2d, axis: int, size: int, outputs: int) -> NDArray[np.bool_]:
+    """(outputs, taps): which taps of the kernel lie in the image, along one axis."""
+    at = np.arange(outputs)[:, None] * node.stride[axis] - node.padding[2 * axis]
+    at = at + np.arange(node.weight.shape[2 + axis]) * node.dilation[axis]
+    return (at >= 0) & (at < size)
+
+
+def _classes(node: Conv2d, shape: Sequence[int]) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """For each output row, and each column, a number that is the same where the same taps lie in the image."""
+    found = []
+    for axis, size in enumerate(node.shape(tuple(shape))[1:]):
+        inside = _inside(node, axis, shape[1 + axis], size)
+        found.append(np.unique(inside, axis=0, return_inverse=True)[1].reshape(-1).astype(np.uint16))
+    return found[0], found[1]
+
+
+def _padding_correction(node: Conv2d, weight: Array, shape: Sequence[int]) -> Border:
+    """What padding of 0 must not add: it enters as +1, so the weights of the taps that lie in it are summed."""
+    of_tap = weight.sum(axis=2, dtype=np.int32)  # (out, taps)
+    classes, inside = _classes(node, shape), []
+    for axis, (numbers, size) in enumerate(zip(classes, node.shape(tuple(shape))[1:], strict=True)):
+        first = np.unique(numbers, return_index=True)[1]
+        inside.append(_inside(node, axis, shape[1 + axis], size)[first])
+    outside = ~(inside[0][:, None, :, None] & inside[1][None, :, None, :])
+    values = outside.reshape(len(inside[0]), len(inside[1]), -1) @ of_tap.T
+    return Border(np.ascontiguousarray(values, dtype=np.int32), *classes, len(inside[1]))

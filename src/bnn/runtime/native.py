@@ -1,0 +1,113 @@
+"""The compiled engine's face: a PackedModel becomes plans, one for each dtype of input, made when first needed."""
+
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnn.packed import PackedModel
+from bnn.runtime import _native
+from bnn.runtime.lowering import Border, Finish, Op, Program, Segment, lower
+from bnn.runtime.reference import Activations
+
+__all__ = ["Engine", "instruction_sets"]
+
+# In the order of native/bnn.h.
+_DTYPES = ("bits", "u8", "i8", "i32", "f32", "f64")
+_OPS = (
+    "from_planes",
+    "to_planes",
+    "normalize",
+    "quantize",
+    "map",
+    "product_bits",
+    "product_f32",
+    "product_f64",
+    "product_i8",
+    "product_u8",
+    "dense",
+    "depthwise",
+    "max_pool",
+    "avg_pool",
+    "add",
+    "concat",
+    "softmax",
+)
+_ACTIVATIONS = ("identity", "relu", "hardtanh", "prelu")
+
+
+def instruction_sets() -> list[str]:
+    """Names of the kernels that this processor can run, slowest first: "portable", "avx2", ..."""
+    return _native.instruction_sets()
+
+
+class Engine:
+    """A model, ready to run on some threads.
+
+    Attributes:
+        isa: the kernels in use.
+        threads: at most that many are used; less where there is little to do.
+    """
+
+    def __init__(
+        self, model: PackedModel, activations: Activations = "float32", threads: int = 1, isa: str = ""
+    ) -> None:
+        """
+        Raises:
+            ValueError: this processor has no kernels of that name.
+        """
+        known = instruction_sets()
+        if isa and isa not in known:
+            raise ValueError(f"this processor has the kernels {', '.join(known)}, not {isa!r}")
+        self.model, self.activations, self.threads = model, activations, threads
+        self.isa = isa or known[-1]
+        self._plans: dict[str, _native.Plan] = {}
+        self._lock = Lock()
+        self._shape = model.shapes[model.output.name]
+
+    def __call__(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """The output for a batch; x is uint8 or float32 and of the right shape, which is not checked here."""
+        plan = self._plans.get(x.dtype.char) or self.plan(x.dtype)
+        out = np.empty((len(x), *self._shape), dtype=np.float32)
+        if len(x):
+            plan.run(x if x.flags.c_contiguous else np.ascontiguousarray(x), out, self.threads)
+        return out
+
+    def plan(self, dtype: Any) -> _native.Plan:
+        """The plan for inputs of a dtype: its weights prepared for this processor."""
+        dtype = np.dtype(dtype)
+        with self._lock:
+            if dtype.char not in self._plans:
+                program = lower(self.model, "u8" if dtype == np.uint8 else "f32", self.activations)
+                self._plans[dtype.char] = _compile(program, self.isa)
+            return self._plans[dtype.char]
+
+
+def _compile(program: Program, isa: str) -> _native.Plan:
+    values = [[_DTYPES.index(v.dtype), v.height, v.width, v.channels] for v in program.values]
+    return _native.Plan(values, [_op(op) for op in program.ops], isa)
+
+
+def _op(op: Op) -> dict[str, Any]:
+    return vars(op) | {
+        "op": _OPS.index(op.op),
+        "segments": [_segment(segment) for segment in op.segments],
+        "border": _border(op.border),
+        "finish": _finish(op.finish),
+    }
+
+
+def _segment(segment: Segment) -> dict[str, Any]:
+    return dict(vars(segment))
+
+
+def _border(border: Border | None) -> dict[str, Any] | None:
+    return dict(vars(border)) if border else None
+
+
+def _finish(finish: Finish) -> dict[str, Any]:
+    return vars(finish) | {
+        "computed": _DTYPES.index(finish.computed),
+        "activation": _ACTIVATIONS.index(finish.activation),
+    }

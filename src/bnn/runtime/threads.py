@@ -1,0 +1,49 @@
+"""How many threads to use: what is asked for, else what this process may have."""
+
+import os
+from math import ceil
+from pathlib import Path
+
+__all__ = ["available_cores", "thread_count"]
+
+
+def thread_count(asked: int | None = None) -> int:
+    """The argument, else $BNN_NUM_THREADS, else the cores that are available.
+
+    Raises:
+        ValueError: the one or the other is no positive number.
+    """
+    if asked is not None:
+        if asked < 1:
+            raise ValueError(f"threads must be at least 1, not {asked}")
+        return asked
+    variable = os.environ.get("BNN_NUM_THREADS", "")
+    if not variable:
+        return available_cores()
+    if not variable.isdecimal() or int(variable) < 1:
+        raise ValueError(f"BNN_NUM_THREADS must be a positive number, not {variable!r}")
+    return int(variable)
+
+
+def available_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores that this process may run on: its affinity, and the share of time its control group is given."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:  # macOS, Windows
+        cores = os.cpu_count() or 1
+    return max(1, min(cores, ceil(_quota(cgroup) or cores)))
+
+
+def _quota(cgroup: Path) -> float | None:
+    """Cores' worth of time: cpu.max of control groups 2, cpu.cfs_* of 1; None if there is no limit."""
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text().strip()
+            period = (cgroup / "cpu/cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    if not quota.isdecimal() or not period.isdecimal() or int(period) == 0:
+        return None  # "max", or -1
+    return int(quota) / int(period)
