@@ -1,7 +1,7 @@
 /* AVX-512: F, BW, DQ and VL for products with tables; VPOPCNTDQ for ±1 x ±1 where there is one.
 
-   Lanes are outputs, so that no sum ever has to be added up across a register, and no length of a row is special.
-   Prepared weights lie in the order in which a tile reads them. */
+   Lanes are outputs, so that no sum ever has to be added up across a register, and no length of a row is
+   special. Prepared weights lie in the order in which a tile reads them. */
 
 #include "kernels.h"
 
@@ -10,14 +10,15 @@
 #include <immintrin.h>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,bmi2"))), \
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,bmi2"))),         \
                              apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,bmi2")
 #endif
 
-#define UNROLL _Pragma("GCC unroll 16")
+/* Unrolled, so that arrays of vectors stay in registers. */
+#define EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
 #define TILE static inline __attribute__((always_inline)) void
 
 static uint64_t negative_word(const float *x)
@@ -25,7 +26,8 @@ static uint64_t negative_word(const float *x)
     uint64_t word = 0;
     int i;
     for (i = 0; i < 4; i++) {
-        const __mmask16 negative = _mm512_cmp_ps_mask(_mm512_loadu_ps(x + 16 * i), _mm512_setzero_ps(), _CMP_NGE_UQ);
+        const __mmask16 negative =
+            _mm512_cmp_ps_mask(_mm512_loadu_ps(x + 16 * i), _mm512_setzero_ps(), _CMP_NGE_UQ);
         word |= (uint64_t)negative << 16 * i;
     }
     return word;
@@ -36,7 +38,8 @@ static uint64_t below_word(const int32_t *z, const int32_t *limit)
     uint64_t word = 0;
     int i;
     for (i = 0; i < 4; i++) {
-        const __mmask16 below = _mm512_cmplt_epi32_mask(_mm512_loadu_si512(z + 16 * i), _mm512_loadu_si512(limit + 16 * i));
+        const __mmask16 below =
+            _mm512_cmplt_epi32_mask(_mm512_loadu_si512(z + 16 * i), _mm512_loadu_si512(limit + 16 * i));
         word |= (uint64_t)below << 16 * i;
     }
     return word;
@@ -44,7 +47,8 @@ static uint64_t below_word(const int32_t *z, const int32_t *limit)
 
 /* Sixteen pixels at a time: a channel's sixteen signs become one bit in each of sixteen words. */
 #define BNN_HAVE_SIGNS_FROM_PLANES
-static void signs_from_planes(const float *planes, int32_t channels, size_t plane, int32_t places, uint64_t *out)
+static void signs_from_planes(const float *planes, int32_t channels, size_t plane, int32_t places,
+                              uint64_t *out)
 {
     const int32_t words = bnn_words(channels);
     int32_t p, k, c;
@@ -60,13 +64,16 @@ static void signs_from_planes(const float *planes, int32_t channels, size_t plan
             for (c = 0; c < end; c++, x += plane) {
                 const __m512 x_f32x16 = _mm512_maskz_loadu_ps(inside, x);
                 const __mmask16 negative = _mm512_cmp_ps_mask(x_f32x16, _mm512_setzero_ps(), _CMP_NGE_UQ);
-                pixel_u64x8[0] = _mm512_mask_or_epi64(pixel_u64x8[0], (__mmask8)negative, pixel_u64x8[0], bit);
-                pixel_u64x8[1] = _mm512_mask_or_epi64(pixel_u64x8[1], (__mmask8)(negative >> 8), pixel_u64x8[1], bit);
+                pixel_u64x8[0] =
+                    _mm512_mask_or_epi64(pixel_u64x8[0], (__mmask8)negative, pixel_u64x8[0], bit);
+                pixel_u64x8[1] =
+                    _mm512_mask_or_epi64(pixel_u64x8[1], (__mmask8)(negative >> 8), pixel_u64x8[1], bit);
                 bit = _mm512_add_epi64(bit, bit);
             }
             _mm512_storeu_si512(word, pixel_u64x8[0]);
             _mm512_storeu_si512(word + 8, pixel_u64x8[1]);
-            for (i = 0; i < 16 && p + i < places; i++) out[(size_t)(p + i) * (size_t)words + (size_t)k] = word[i];
+            for (i = 0; i < 16 && p + i < places; i++)
+                out[(size_t)(p + i) * (size_t)words + (size_t)k] = word[i];
         }
     }
 }
@@ -76,29 +83,24 @@ static void signs_from_planes(const float *planes, int32_t channels, size_t plan
 static void transpose_16x16(const float *x, size_t x_stride, float *y, size_t y_stride)
 {
     __m512i a[16], b[16];
-    int i;
-    UNROLL for (i = 0; i < 16; i++) a[i] = _mm512_loadu_si512(x + (size_t)i * x_stride);
-    UNROLL for (i = 0; i < 8; i++)
-    {
+    EACH (i, 16) a[i] = _mm512_loadu_si512(x + (size_t)i * x_stride);
+    EACH (i, 8) {
         b[2 * i] = _mm512_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
         b[2 * i + 1] = _mm512_unpackhi_epi32(a[2 * i], a[2 * i + 1]);
     }
-    UNROLL for (i = 0; i < 4; i++)
-    {
+    EACH (i, 4) {
         a[4 * i] = _mm512_unpacklo_epi64(b[4 * i], b[4 * i + 2]);
         a[4 * i + 1] = _mm512_unpackhi_epi64(b[4 * i], b[4 * i + 2]);
         a[4 * i + 2] = _mm512_unpacklo_epi64(b[4 * i + 1], b[4 * i + 3]);
         a[4 * i + 3] = _mm512_unpackhi_epi64(b[4 * i + 1], b[4 * i + 3]);
     }
-    UNROLL for (i = 0; i < 4; i++)
-    {
+    EACH (i, 4) {
         b[i] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88);
         b[i + 4] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
         b[i + 8] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
         b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
     }
-    UNROLL for (i = 0; i < 4; i++)
-    {
+    EACH (i, 4) {
         _mm512_storeu_si512(y + (size_t)i * y_stride, _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88));
         _mm512_storeu_si512(y + (size_t)(i + 4) * y_stride, _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0x88));
         _mm512_storeu_si512(y + (size_t)(i + 8) * y_stride, _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd));
@@ -126,14 +128,15 @@ static void to_planes(const float *x, int32_t channels, size_t plane, int32_t pl
 
 #include "elementwise.h"
 
-/* Prepared weights, in general: outputs in panels of `panel`, of which the last may be narrower (whole blocks of
-   `block`); in a panel, step after step along the row, the entries of all its outputs side by side. */
+/* Prepared weights, in general: outputs in panels of `panel`, of which the last may be narrower (whole blocks
+   of `block`); in a panel, step after step along the row, the entries of all its outputs side by side. */
 static size_t panel_width(int32_t outputs, int32_t at, int32_t panel, int32_t block)
 {
     return bnn_round_up((size_t)least(panel, outputs - at), (size_t)block);
 }
 
-/* --- ±1 x ±1: panels of 32 outputs, a step is a word ------------------------------------------------------------- */
+/* --- ±1 x ±1: panels of 32 outputs, a step is a word
+ * ------------------------------------------------------------- */
 
 enum { BITS_PANEL = 32, BITS_BLOCK = 8 };
 
@@ -156,67 +159,69 @@ static void bits_prepare(const uint64_t *rows, int32_t outputs, int32_t words, v
 
 static inline __attribute__((always_inline)) __m512i popcount_by_shuffle(__m512i v)
 {
-    const __m512i ones_of_nibble = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+    const __m512i ones_of_nibble =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
     const __m512i low = _mm512_set1_epi8(15);
     const __m512i a = _mm512_shuffle_epi8(ones_of_nibble, _mm512_and_si512(v, low));
     const __m512i b = _mm512_shuffle_epi8(ones_of_nibble, _mm512_and_si512(_mm512_srli_epi16(v, 4), low));
     return _mm512_sad_epu8(_mm512_add_epi8(a, b), _mm512_setzero_si512());
 }
 
-#define BITS_TILE(NAME, TARGET, POPCOUNT)                                                                          \
-    static inline __attribute__((always_inline)) TARGET void NAME(                                                 \
-        const int R, const int B, const uint64_t *x, size_t x_stride, const uint64_t *w, size_t width,             \
-        int32_t words, int32_t *differing, size_t ld)                                                              \
-    {                                                                                                              \
-        __m512i sum_u64x8[4][4];                                                                                   \
-        int32_t k;                                                                                                 \
-        int r, b;                                                                                                  \
-        UNROLL for (r = 0; r < R; r++) UNROLL for (b = 0; b < B; b++) sum_u64x8[r][b] = _mm512_setzero_si512();    \
-        for (k = 0; k < words; k++, w += width) {                                                                  \
-            __m512i w_u64x8[4];                                                                                    \
-            UNROLL for (b = 0; b < B; b++) w_u64x8[b] = _mm512_loadu_si512(w + 8 * b);                             \
-            UNROLL for (r = 0; r < R; r++)                                                                         \
-            {                                                                                                      \
-                const __m512i x_u64x8 = _mm512_set1_epi64((long long)x[(size_t)r * x_stride + (size_t)k]);         \
-                UNROLL for (b = 0; b < B; b++) sum_u64x8[r][b] =                                                   \
-                    _mm512_add_epi64(sum_u64x8[r][b], POPCOUNT(_mm512_xor_si512(x_u64x8, w_u64x8[b])));            \
-            }                                                                                                      \
-        }                                                                                                          \
-        UNROLL for (r = 0; r < R; r++) UNROLL for (b = 0; b < B; b++)                                              \
-            _mm256_storeu_si256((__m256i *)(void *)(differing + (size_t)r * ld + 8 * b),                           \
-                                _mm512_cvtepi64_epi32(sum_u64x8[r][b]));                                           \
+#define BITS_TILE(NAME, TARGET, POPCOUNT)                                                                    \
+    static inline __attribute__((always_inline)) TARGET void NAME(                                           \
+        const int R, const int B, const uint64_t *x, size_t x_stride, const uint64_t *w, size_t width,       \
+        int32_t words, int32_t *differing, size_t ld)                                                        \
+    {                                                                                                        \
+        __m512i sum_u64x8[4][4];                                                                             \
+        int32_t k;                                                                                           \
+        EACH (r, R)                                                                                          \
+            EACH (b, B) sum_u64x8[r][b] = _mm512_setzero_si512();                                            \
+        for (k = 0; k < words; k++, w += width) {                                                            \
+            __m512i w_u64x8[4];                                                                              \
+            EACH (b, B) w_u64x8[b] = _mm512_loadu_si512(w + 8 * b);                                          \
+            EACH (r, R) {                                                                                    \
+                const __m512i x_u64x8 = _mm512_set1_epi64((long long)x[(size_t)r * x_stride + (size_t)k]);   \
+                EACH (b, B)                                                                                  \
+                    sum_u64x8[r][b] =                                                                        \
+                        _mm512_add_epi64(sum_u64x8[r][b], POPCOUNT(_mm512_xor_si512(x_u64x8, w_u64x8[b])));  \
+            }                                                                                                \
+        }                                                                                                    \
+        EACH (r, R)                                                                                          \
+            EACH (b, B)                                                                                      \
+                _mm256_storeu_si256((__m256i *)(void *)(differing + (size_t)r * ld + 8 * b),                 \
+                                    _mm512_cvtepi64_epi32(sum_u64x8[r][b]));                                 \
     }
 
 /* A panel stays in the first cache while all rows pass. */
-#define BITS_PRODUCT(NAME, TARGET, TILE_NAME)                                                                      \
-    static TARGET void NAME(const uint64_t *x, size_t x_stride, int32_t rows, const void *prepared, int32_t words, \
-                            int32_t first, int32_t count, int32_t *differing, size_t ld)                           \
-    {                                                                                                              \
-        int32_t o, r, b;                                                                                           \
-        for (o = 0; o < count; o += BITS_PANEL) {                                                                  \
-            const uint64_t *w = (const uint64_t *)prepared + (size_t)(first + o) * (size_t)words;                  \
-            const int32_t blocks = (least(BITS_PANEL, count - o) + BITS_BLOCK - 1) / BITS_BLOCK;                   \
-            const size_t width = (size_t)blocks * BITS_BLOCK;                                                      \
-            for (r = 0; r < rows;) {                                                                               \
-                const uint64_t *row = x + (size_t)r * x_stride;                                                    \
-                int32_t *to = differing + (size_t)r * ld + o;                                                      \
-                if (blocks == 4 && rows - r >= 4) {                                                                \
-                    TILE_NAME(4, 4, row, x_stride, w, width, words, to, ld);                                       \
-                    r += 4;                                                                                        \
-                } else if (blocks == 4) {                                                                          \
-                    TILE_NAME(1, 4, row, x_stride, w, width, words, to, ld);                                       \
-                    r += 1;                                                                                        \
-                } else if (rows - r >= 4) {                                                                        \
-                    for (b = 0; b < blocks; b++)                                                                   \
-                        TILE_NAME(4, 1, row, x_stride, w + 8 * b, width, words, to + 8 * b, ld);                   \
-                    r += 4;                                                                                        \
-                } else {                                                                                           \
-                    for (b = 0; b < blocks; b++)                                                                   \
-                        TILE_NAME(1, 1, row, x_stride, w + 8 * b, width, words, to + 8 * b, ld);                   \
-                    r += 1;                                                                                        \
-                }                                                                                                  \
-            }                                                                                                      \
-        }                                                                                                          \
+#define BITS_PRODUCT(NAME, TARGET, TILE_NAME)                                                                \
+    static TARGET void NAME(const uint64_t *x, size_t x_stride, int32_t rows, const void *prepared,          \
+                            int32_t words, int32_t first, int32_t count, int32_t *differing, size_t ld)      \
+    {                                                                                                        \
+        int32_t o, r, b;                                                                                     \
+        for (o = 0; o < count; o += BITS_PANEL) {                                                            \
+            const uint64_t *w = (const uint64_t *)prepared + (size_t)(first + o) * (size_t)words;            \
+            const int32_t blocks = (least(BITS_PANEL, count - o) + BITS_BLOCK - 1) / BITS_BLOCK;             \
+            const size_t width = (size_t)blocks * BITS_BLOCK;                                                \
+            for (r = 0; r < rows;) {                                                                         \
+                const uint64_t *row = x + (size_t)r * x_stride;                                              \
+                int32_t *to = differing + (size_t)r * ld + o;                                                \
+                if (blocks == 4 && rows - r >= 4) {                                                          \
+                    TILE_NAME(4, 4, row, x_stride, w, width, words, to, ld);                                 \
+                    r += 4;                                                                                  \
+                } else if (blocks == 4) {                                                                    \
+                    TILE_NAME(1, 4, row, x_stride, w, width, words, to, ld);                                 \
+                    r += 1;                                                                                  \
+                } else if (rows - r >= 4) {                                                                  \
+                    for (b = 0; b < blocks; b++)                                                             \
+                        TILE_NAME(4, 1, row, x_stride, w + 8 * b, width, words, to + 8 * b, ld);             \
+                    r += 4;                                                                                  \
+                } else {                                                                                     \
+                    for (b = 0; b < blocks; b++)                                                             \
+                        TILE_NAME(1, 1, row, x_stride, w + 8 * b, width, words, to + 8 * b, ld);             \
+                    r += 1;                                                                                  \
+                }                                                                                            \
+            }                                                                                                \
+        }                                                                                                    \
     }
 
 BITS_TILE(bits_tile_shuffle, , popcount_by_shuffle)
@@ -226,12 +231,13 @@ BITS_PRODUCT(bits_product_shuffle, , bits_tile_shuffle)
 BITS_TILE(bits_tile_popcnt, POPCNT, _mm512_popcnt_epi64)
 BITS_PRODUCT(bits_product_popcnt, POPCNT, bits_tile_popcnt)
 
-/* --- products with tables: panels of 128 outputs ------------------------------------------------------------------ */
+/* --- products with tables: panels of 128 outputs
+ * ------------------------------------------------------------------ */
 
 enum { PANEL = BNN_SPLIT };
 
-/* float: a table holds the 16 signed sums of 4 inputs, one register; a 32-bit lane of weights the 8 nibbles of 32
-   inputs of one output. vpermps looks only at the low 4 bits of a lane. */
+/* float: a table holds the 16 signed sums of 4 inputs, one register; a 32-bit lane of weights the 8 nibbles
+   of 32 inputs of one output. vpermps looks only at the low 4 bits of a lane. */
 enum { F32_BLOCK = 16, F32_STEP = 32, F32_TABLES = F32_STEP / 4 };
 
 static int32_t f32_steps(int32_t n) { return (n + F32_STEP - 1) / F32_STEP; }
@@ -275,37 +281,36 @@ static void f32_tables(const float *x, int32_t n, void *tables)
             for (j = 0; k + j < n; j++) tail[j] = x[k + j];
             v = tail;
         }
-        _mm512_storeu_ps(to, _mm512_add_ps(_mm512_add_ps(_mm512_xor_ps(_mm512_set1_ps(v[0]), sign_f32x16[0]),
-                                                         _mm512_xor_ps(_mm512_set1_ps(v[1]), sign_f32x16[1])),
-                                           _mm512_add_ps(_mm512_xor_ps(_mm512_set1_ps(v[2]), sign_f32x16[2]),
-                                                         _mm512_xor_ps(_mm512_set1_ps(v[3]), sign_f32x16[3]))));
+        _mm512_storeu_ps(to,
+                         _mm512_add_ps(_mm512_add_ps(_mm512_xor_ps(_mm512_set1_ps(v[0]), sign_f32x16[0]),
+                                                     _mm512_xor_ps(_mm512_set1_ps(v[1]), sign_f32x16[1])),
+                                       _mm512_add_ps(_mm512_xor_ps(_mm512_set1_ps(v[2]), sign_f32x16[2]),
+                                                     _mm512_xor_ps(_mm512_set1_ps(v[3]), sign_f32x16[3]))));
     }
 }
 
-TILE f32_tile(const int R, const int B, const float *tables, size_t table_stride, const uint32_t *w, size_t width,
-              int32_t steps, float *sums, size_t ld)
+TILE f32_tile(const int R, const int B, const float *tables, size_t table_stride, const uint32_t *w,
+              size_t width, int32_t steps, float *sums, size_t ld)
 {
     __m512 sum_f32x16[2][8];
     int32_t k;
-    int r, b, j;
-    UNROLL for (r = 0; r < R; r++) UNROLL for (b = 0; b < B; b++)
-        sum_f32x16[r][b] = _mm512_loadu_ps(sums + (size_t)r * ld + 16 * b);
+    EACH (r, R)
+        EACH (b, B) sum_f32x16[r][b] = _mm512_loadu_ps(sums + (size_t)r * ld + 16 * b);
     for (k = 0; k < steps; k++, w += width, tables += F32_TABLES * 16) {
         __m512i w_u32x16[8];
-        UNROLL for (b = 0; b < B; b++) w_u32x16[b] = _mm512_loadu_si512(w + 16 * b);
-        UNROLL for (j = 0; j < F32_TABLES; j++)
-        {
-            UNROLL for (r = 0; r < R; r++)
-            {
+        EACH (b, B) w_u32x16[b] = _mm512_loadu_si512(w + 16 * b);
+        EACH (j, F32_TABLES) {
+            EACH (r, R) {
                 const __m512 table_f32x16 = _mm512_loadu_ps(tables + (size_t)r * table_stride + 16 * j);
-                UNROLL for (b = 0; b < B; b++) sum_f32x16[r][b] =
-                    _mm512_add_ps(sum_f32x16[r][b], _mm512_permutexvar_ps(w_u32x16[b], table_f32x16));
+                EACH (b, B)
+                    sum_f32x16[r][b] =
+                        _mm512_add_ps(sum_f32x16[r][b], _mm512_permutexvar_ps(w_u32x16[b], table_f32x16));
             }
-            UNROLL for (b = 0; b < B; b++) w_u32x16[b] = _mm512_srli_epi32(w_u32x16[b], 4);
+            EACH (b, B) w_u32x16[b] = _mm512_srli_epi32(w_u32x16[b], 4);
         }
     }
-    UNROLL for (r = 0; r < R; r++) UNROLL for (b = 0; b < B; b++)
-        _mm512_storeu_ps(sums + (size_t)r * ld + 16 * b, sum_f32x16[r][b]);
+    EACH (r, R)
+        EACH (b, B) _mm512_storeu_ps(sums + (size_t)r * ld + 16 * b, sum_f32x16[r][b]);
 }
 
 static void f32_product(const void *tables, int32_t rows, const void *prepared, int32_t n, int32_t first,
@@ -318,21 +323,27 @@ static void f32_product(const void *tables, int32_t rows, const void *prepared, 
         const int32_t R = rows - r >= 2 ? 2 : 1;
         const int32_t deep = 32 / R; /* steps at a time: 16 KiB of tables stay in the first cache */
         float *const to = sums + (size_t)r * ld;
-        for (b = 0; b < R; b++) memset(to + (size_t)b * ld, 0, bnn_round_up((size_t)count, F32_BLOCK) * sizeof(float));
+        for (b = 0; b < R; b++)
+            memset(to + (size_t)b * ld, 0, bnn_round_up((size_t)count, F32_BLOCK) * sizeof(float));
         for (k = 0; k < steps; k += deep) {
             const int32_t here = least(deep, steps - k);
             const float *const t = (const float *)tables + (size_t)r * stride + (size_t)k * F32_TABLES * 16;
             for (o = 0; o < count; o += PANEL) {
                 const int32_t blocks = (least(PANEL, count - o) + F32_BLOCK - 1) / F32_BLOCK;
                 const size_t width = (size_t)blocks * F32_BLOCK;
-                const uint32_t *w = (const uint32_t *)prepared + (size_t)(first + o) * (size_t)steps + (size_t)k * width;
+                const uint32_t *w =
+                    (const uint32_t *)prepared + (size_t)(first + o) * (size_t)steps + (size_t)k * width;
                 b = 0;
                 if (R == 2) {
-                    for (; b + 4 <= blocks; b += 4) f32_tile(2, 4, t, stride, w + 16 * b, width, here, to + o + 16 * b, ld);
-                    for (; b < blocks; b++) f32_tile(2, 1, t, stride, w + 16 * b, width, here, to + o + 16 * b, ld);
+                    for (; b + 4 <= blocks; b += 4)
+                        f32_tile(2, 4, t, stride, w + 16 * b, width, here, to + o + 16 * b, ld);
+                    for (; b < blocks; b++)
+                        f32_tile(2, 1, t, stride, w + 16 * b, width, here, to + o + 16 * b, ld);
                 } else {
-                    for (; b + 8 <= blocks; b += 8) f32_tile(1, 8, t, stride, w + 16 * b, width, here, to + o + 16 * b, ld);
-                    for (; b < blocks; b++) f32_tile(1, 1, t, stride, w + 16 * b, width, here, to + o + 16 * b, ld);
+                    for (; b + 8 <= blocks; b += 8)
+                        f32_tile(1, 8, t, stride, w + 16 * b, width, here, to + o + 16 * b, ld);
+                    for (; b < blocks; b++)
+                        f32_tile(1, 1, t, stride, w + 16 * b, width, here, to + o + 16 * b, ld);
                 }
             }
         }
@@ -340,8 +351,8 @@ static void f32_product(const void *tables, int32_t rows, const void *prepared, 
     }
 }
 
-/* Integers: a table holds the 32 signed sums of 5 inputs, as int16; a 16-bit lane of weights three groups of 5 bits.
-   vpermw looks only at the low 5 bits of a lane. Sums are widened before they could overflow. */
+/* Integers: a table holds the 32 signed sums of 5 inputs, as int16; a 16-bit lane of weights three groups of
+   5 bits. vpermw looks only at the low 5 bits of a lane. Sums are widened before they could overflow. */
 enum { I16_BLOCK = 32, I16_STEP = 15, I16_TABLES = 3 };
 
 static int32_t i16_steps(int32_t n) { return (n + I16_STEP - 1) / I16_STEP; }
@@ -387,41 +398,41 @@ static void i16_tables(const int16_t *x, int32_t n, void *tables)
             for (j = 0; k + j < n; j++) tail[j] = x[k + j];
             v = tail;
         }
-        UNROLL for (j = 0; j < 5; j++) sum_i16x32 =
-            _mm512_add_epi16(sum_i16x32, _mm512_xor_si512(_mm512_set1_epi16(v[j]), negative_i16x32[j]));
+        EACH (j, 5)
+            sum_i16x32 =
+                _mm512_add_epi16(sum_i16x32, _mm512_xor_si512(_mm512_set1_epi16(v[j]), negative_i16x32[j]));
         _mm512_storeu_si512(to, sum_i16x32);
     }
 }
 
-TILE i16_tile(const int R, const int B, const int16_t *tables, size_t table_stride, const uint16_t *w, size_t width,
-              int32_t steps, int32_t *sums, size_t ld)
+TILE i16_tile(const int R, const int B, const int16_t *tables, size_t table_stride, const uint16_t *w,
+              size_t width, int32_t steps, int32_t *sums, size_t ld)
 {
     __m512i sum_i16x32[2][4];
     int32_t k;
-    int r, b, j;
-    UNROLL for (r = 0; r < R; r++) UNROLL for (b = 0; b < B; b++) sum_i16x32[r][b] = _mm512_setzero_si512();
+    EACH (r, R)
+        EACH (b, B) sum_i16x32[r][b] = _mm512_setzero_si512();
     for (k = 0; k < steps; k++, w += width, tables += I16_TABLES * 32) {
         __m512i w_u16x32[4];
-        UNROLL for (b = 0; b < B; b++) w_u16x32[b] = _mm512_loadu_si512(w + 32 * b);
-        UNROLL for (j = 0; j < I16_TABLES; j++)
-        {
-            UNROLL for (r = 0; r < R; r++)
-            {
+        EACH (b, B) w_u16x32[b] = _mm512_loadu_si512(w + 32 * b);
+        EACH (j, I16_TABLES) {
+            EACH (r, R) {
                 const __m512i table_i16x32 = _mm512_loadu_si512(tables + (size_t)r * table_stride + 32 * j);
-                UNROLL for (b = 0; b < B; b++) sum_i16x32[r][b] =
-                    _mm512_add_epi16(sum_i16x32[r][b], _mm512_permutexvar_epi16(w_u16x32[b], table_i16x32));
+                EACH (b, B)
+                    sum_i16x32[r][b] = _mm512_add_epi16(sum_i16x32[r][b],
+                                                        _mm512_permutexvar_epi16(w_u16x32[b], table_i16x32));
             }
-            UNROLL for (b = 0; b < B; b++) w_u16x32[b] = _mm512_srli_epi16(w_u16x32[b], 5);
+            EACH (b, B) w_u16x32[b] = _mm512_srli_epi16(w_u16x32[b], 5);
         }
     }
-    UNROLL for (r = 0; r < R; r++) UNROLL for (b = 0; b < B; b++)
-    {
-        int32_t *to = sums + (size_t)r * ld + 32 * b;
-        const __m512i low_i32x16 = _mm512_cvtepi16_epi32(_mm512_castsi512_si256(sum_i16x32[r][b]));
-        const __m512i high_i32x16 = _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(sum_i16x32[r][b], 1));
-        _mm512_storeu_si512(to, _mm512_add_epi32(_mm512_loadu_si512(to), low_i32x16));
-        _mm512_storeu_si512(to + 16, _mm512_add_epi32(_mm512_loadu_si512(to + 16), high_i32x16));
-    }
+    EACH (r, R)
+        EACH (b, B) {
+            int32_t *to = sums + (size_t)r * ld + 32 * b;
+            const __m512i low_i32x16 = _mm512_cvtepi16_epi32(_mm512_castsi512_si256(sum_i16x32[r][b]));
+            const __m512i high_i32x16 = _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(sum_i16x32[r][b], 1));
+            _mm512_storeu_si512(to, _mm512_add_epi32(_mm512_loadu_si512(to), low_i32x16));
+            _mm512_storeu_si512(to + 16, _mm512_add_epi32(_mm512_loadu_si512(to + 16), high_i32x16));
+        }
 }
 
 static void i16_product(const void *tables, int32_t rows, const void *prepared, int32_t n, int32_t limit,
@@ -434,14 +445,17 @@ static void i16_product(const void *tables, int32_t rows, const void *prepared, 
     for (r = 0; r < rows;) {
         const int32_t R = rows - r >= 2 ? 2 : 1;
         int32_t *const to = sums + (size_t)r * ld;
-        for (b = 0; b < R; b++) memset(to + (size_t)b * ld, 0, bnn_round_up((size_t)count, I16_BLOCK) * sizeof(int32_t));
+        for (b = 0; b < R; b++)
+            memset(to + (size_t)b * ld, 0, bnn_round_up((size_t)count, I16_BLOCK) * sizeof(int32_t));
         for (k = 0; k < steps; k += deep) {
             const int32_t here = least(deep, steps - k);
-            const int16_t *const t = (const int16_t *)tables + (size_t)r * stride + (size_t)k * I16_TABLES * 32;
+            const int16_t *const t =
+                (const int16_t *)tables + (size_t)r * stride + (size_t)k * I16_TABLES * 32;
             for (o = 0; o < count; o += PANEL) {
                 const int32_t blocks = (least(PANEL, count - o) + I16_BLOCK - 1) / I16_BLOCK;
                 const size_t width = (size_t)blocks * I16_BLOCK;
-                const uint16_t *w = (const uint16_t *)prepared + (size_t)(first + o) * (size_t)steps + (size_t)k * width;
+                const uint16_t *w =
+                    (const uint16_t *)prepared + (size_t)(first + o) * (size_t)steps + (size_t)k * width;
                 if (blocks == 4 && R == 2)
                     i16_tile(2, 4, t, stride, w, width, here, to + o, ld);
                 else if (blocks == 4)
@@ -459,10 +473,11 @@ static void i16_product(const void *tables, int32_t rows, const void *prepared, 
     }
 }
 
-#define WITH_TABLES                                                                                                \
-    .f32 = {f32_weight_bytes, f32_prepare, f32_table_bytes}, .f32_tables = f32_tables, .f32_product = f32_product, \
-    .i16 = {i16_weight_bytes, i16_prepare, i16_table_bytes}, .i16_tables = i16_tables, .i16_product = i16_product, \
-    .bits_bytes = bits_bytes, .bits_prepare = bits_prepare
+#define WITH_TABLES                                                                                          \
+    .f32 = {f32_weight_bytes, f32_prepare, f32_table_bytes}, .f32_tables = f32_tables,                       \
+    .f32_product = f32_product, .i16 = {i16_weight_bytes, i16_prepare, i16_table_bytes},                     \
+    .i16_tables = i16_tables, .i16_product = i16_product, .bits_bytes = bits_bytes,                          \
+    .bits_prepare = bits_prepare
 
 const bnn_kernels bnn_avx512 = {
     .name = "avx512", WITH_TABLES, .bits_product = bits_product_shuffle, BNN_ELEMENTWISE};

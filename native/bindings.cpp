@@ -1,7 +1,7 @@
 // The engine for Python: the only file here that knows Python, and the only one that owns memory and threads.
 //
-// A Plan copies what it is given; a call takes an arena from those that lie idle, or makes one, so that any number
-// of Python threads may call one Plan at once.
+// A Plan copies what it is given; a call takes an arena from those that lie idle, or makes one, so that any
+// number of Python threads may call one Plan at once.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -23,7 +23,8 @@
 
 namespace nb = nanobind;
 
-namespace {
+namespace
+{
 
 struct AlignedDelete {
     void operator()(void *p) const { ::operator delete[](p, std::align_val_t{BNN_ALIGNMENT}); }
@@ -40,9 +41,11 @@ struct Arena {
     std::size_t size = 0;
 };
 
-class Plan {
+class Plan
+{
 public:
-    Plan(const std::vector<std::vector<int>> &values, nb::list ops, const std::string &isa) {
+    Plan(const std::vector<std::vector<int>> &values, nb::list ops, const std::string &isa)
+    {
         const bnn_kernels *kernels = isa.empty() ? bnn_kernels_best() : bnn_kernels_named(isa.c_str());
         if (!kernels) throw std::invalid_argument("this processor has no kernels named '" + isa + "'");
         for (const auto &v : values) {
@@ -65,8 +68,10 @@ public:
     std::string isa() const { return bnn_kernels_name(plan_.kernels); }
 
     void run(nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu> x,
-             nb::ndarray<float, nb::c_contig, nb::device::cpu> out, int threads) {
-        const std::size_t in_size = values_[0].bytes, out_size = values_[plan_.nodes[plan_.n_nodes - 1].output].bytes;
+             nb::ndarray<float, nb::c_contig, nb::device::cpu> out, int threads)
+    {
+        const std::size_t in_size = values_[0].bytes,
+                          out_size = values_[plan_.nodes[plan_.n_nodes - 1].output].bytes;
         const std::size_t rows = x.ndim() ? x.shape(0) : 0;
         if (x.nbytes() != rows * in_size || out.nbytes() != rows * out_size)
             throw std::invalid_argument("input or output is not of the plan's size");
@@ -82,14 +87,17 @@ public:
     }
 
 private:
-    std::size_t arena_bytes(int rows, int parts) const {
+    std::size_t arena_bytes(int rows, int parts) const
+    {
         const std::size_t bytes = bnn_arena_bytes(&plan_, rows, parts);
         if (!bytes && plan_.row_bytes) throw std::bad_alloc();
         return bytes;
     }
 
-    void run_rows(const char *from, char *to, int rows, int threads) {
-        // Waking a thread costs some microseconds, of which a core makes better use itself when there is little to do.
+    void run_rows(const char *from, char *to, int rows, int threads)
+    {
+        // Waking a thread costs some microseconds, of which a core makes better use itself when there is
+        // little to do.
         constexpr double cycles_worth_a_thread = 100e3;
         const int worth = static_cast<int>(std::min(work_ * rows / cycles_worth_a_thread, 1e6));
         Team team(std::min(threads, worth)); // may be smaller: another call may have the threads
@@ -100,7 +108,8 @@ private:
         give(std::move(arena));
     }
 
-    Arena take(std::size_t size) {
+    Arena take(std::size_t size)
+    {
         Arena arena;
         {
             const std::lock_guard<std::mutex> lock(mutex_);
@@ -116,14 +125,17 @@ private:
         return arena;
     }
 
-    void give(Arena arena) {
+    void give(Arena arena)
+    {
         const std::lock_guard<std::mutex> lock(mutex_);
         idle_.push_back(std::move(arena));
     }
 
-    // --- from Python ---------------------------------------------------------------------------------------------
+    // --- from Python
+    // ---------------------------------------------------------------------------------------------
 
-    void *own(std::size_t n) {
+    void *own(std::size_t n)
+    {
         kept_.push_back(allocate(n));
         owned_ += n;
         return kept_.back().get();
@@ -131,7 +143,8 @@ private:
 
     using Array = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 
-    template <class T> const T *copy(nb::handle array) {
+    template <class T> const T *copy(nb::handle array)
+    {
         if (array.is_none()) return nullptr;
         const auto a = nb::cast<Array>(array);
         if (a.itemsize() != sizeof(T)) throw std::invalid_argument("an array has entries of the wrong size");
@@ -140,15 +153,18 @@ private:
         return static_cast<const T *>(to);
     }
 
-    template <class T> static void fill(T *to, std::size_t n, nb::handle from) {
+    template <class T> static void fill(T *to, std::size_t n, nb::handle from)
+    {
         const auto values = nb::cast<std::vector<T>>(from);
         if (values.size() != n) throw std::invalid_argument("a field has the wrong length");
         std::copy(values.begin(), values.end(), to);
     }
 
-    const void *prepare(const bnn_kernels *kernels, bnn_op op, nb::handle rows, int groups, int n) {
+    const void *prepare(const bnn_kernels *kernels, bnn_op op, nb::handle rows, int groups, int n)
+    {
         const auto a = nb::cast<Array>(rows);
-        if (a.ndim() != 2 || a.itemsize() != 8 || groups < 1 || a.shape(0) % static_cast<std::size_t>(groups) ||
+        if (a.ndim() != 2 || a.itemsize() != 8 || groups < 1 ||
+            a.shape(0) % static_cast<std::size_t>(groups) ||
             a.shape(1) != (static_cast<std::size_t>(n) + 63) / 64)
             throw std::invalid_argument("packed rows do not fit");
         const int outputs = static_cast<int>(a.shape(0)) / groups;
@@ -156,12 +172,14 @@ private:
         char *to = static_cast<char *>(own(size * static_cast<std::size_t>(groups)));
         const auto *from = static_cast<const std::uint64_t *>(a.data());
         for (int g = 0; g < groups; g++)
-            bnn_prepare(kernels, op, from + static_cast<std::size_t>(g) * static_cast<std::size_t>(outputs) * a.shape(1),
+            bnn_prepare(kernels, op,
+                        from + static_cast<std::size_t>(g) * static_cast<std::size_t>(outputs) * a.shape(1),
                         outputs, n, to + static_cast<std::size_t>(g) * size);
         return to;
     }
 
-    void add(nb::dict op, const bnn_kernels *kernels) {
+    void add(nb::dict op, const bnn_kernels *kernels)
+    {
         bnn_node node{};
         node.op = static_cast<bnn_op>(nb::cast<int>(op["op"]));
         const auto inputs = nb::cast<std::vector<std::int32_t>>(op["inputs"]);
@@ -192,8 +210,9 @@ private:
             for (nb::handle item : segments) {
                 const auto s = nb::cast<nb::dict>(item);
                 const int channels = nb::cast<int>(s["channels"]);
-                *to++ = bnn_segment{nb::cast<int>(s["first"]), channels, nb::cast<double>(s["divisor"]),
-                                    prepare(kernels, node.op, s["rows"], 1, node.kernel[0] * node.kernel[1] * channels)};
+                *to++ = bnn_segment{
+                    nb::cast<int>(s["first"]), channels, nb::cast<double>(s["divisor"]),
+                    prepare(kernels, node.op, s["rows"], 1, node.kernel[0] * node.kernel[1] * channels)};
             }
         }
         if (!op["border"].is_none()) {
@@ -201,8 +220,9 @@ private:
             node.border.row = copy<std::uint16_t>(b["row"]);
             node.border.column = copy<std::uint16_t>(b["column"]);
             node.border.columns = nb::cast<std::int32_t>(b["columns"]);
-            node.border.values = node.op == BNN_PRODUCT_BITS ? static_cast<const void *>(copy<std::int32_t>(b["values"]))
-                                                             : copy<double>(b["values"]);
+            node.border.values = node.op == BNN_PRODUCT_BITS
+                                     ? static_cast<const void *>(copy<std::int32_t>(b["values"]))
+                                     : copy<double>(b["values"]);
         }
         node.mean = copy<double>(op["mean"]);
         node.deviation = copy<double>(op["deviation"]);
@@ -211,8 +231,10 @@ private:
         bnn_finish &finish = node.finish;
         finish.computed = static_cast<bnn_dtype>(nb::cast<int>(f["computed"]));
         finish.narrow = nb::cast<bool>(f["narrow"]);
-        finish.scale = finish.computed == BNN_F64 ? static_cast<const void *>(copy<double>(f["scale"])) : copy<float>(f["scale"]);
-        finish.shift = finish.computed == BNN_F64 ? static_cast<const void *>(copy<double>(f["shift"])) : copy<float>(f["shift"]);
+        finish.scale = finish.computed == BNN_F64 ? static_cast<const void *>(copy<double>(f["scale"]))
+                                                  : copy<float>(f["scale"]);
+        finish.shift = finish.computed == BNN_F64 ? static_cast<const void *>(copy<double>(f["shift"]))
+                                                  : copy<float>(f["shift"]);
         finish.activation = static_cast<bnn_activation>(nb::cast<int>(f["activation"]));
         finish.low = nb::cast<float>(f["low"]);
         finish.high = nb::cast<float>(f["high"]);
@@ -232,25 +254,33 @@ private:
     std::vector<Arena> idle_;
 };
 
-std::vector<std::string> instruction_sets() {
+std::vector<std::string> instruction_sets()
+{
     std::vector<std::string> names;
-    for (int i = 0; const bnn_kernels *kernels = bnn_kernels_at(i); i++) names.emplace_back(bnn_kernels_name(kernels));
+    for (int i = 0; const bnn_kernels *kernels = bnn_kernels_at(i); i++)
+        names.emplace_back(bnn_kernels_name(kernels));
     return names;
 }
 
 } // namespace
 
-NB_MODULE(_native, m) {
+NB_MODULE(_native, m)
+{
     m.doc() = "The compiled one-bit engine; bnn.runtime.native is its face.";
     nb::class_<Plan>(m, "Plan")
-        .def(nb::init<const std::vector<std::vector<int>> &, nb::list, const std::string &>(), nb::arg("values"),
-             nb::arg("ops"), nb::arg("isa"))
+        .def(nb::init<const std::vector<std::vector<int>> &, nb::list, const std::string &>(),
+             nb::arg("values"), nb::arg("ops"), nb::arg("isa"))
         .def("run", &Plan::run, nb::arg("x"), nb::arg("out"), nb::arg("threads"))
         .def("bytes", &Plan::bytes, nb::arg("rows"), nb::arg("parts"))
         .def_prop_ro("isa", &Plan::isa);
-    m.def("instruction_sets", &instruction_sets, "Names of the kernels that this processor can run, slowest first.");
-    m.def("peak", [](const std::string &what, double seconds) {
-        nb::gil_scoped_release release;
-        return bnn_peak(what.c_str(), seconds);
-    }, nb::arg("what"), nb::arg("seconds"), "Operations a second of a loop in registers; see native/peak.h.");
+    m.def("instruction_sets", &instruction_sets,
+          "Names of the kernels that this processor can run, slowest first.");
+    m.def(
+        "peak",
+        [](const std::string &what, double seconds) {
+            nb::gil_scoped_release release;
+            return bnn_peak(what.c_str(), seconds);
+        },
+        nb::arg("what"), nb::arg("seconds"),
+        "Operations a second of a loop in registers; see native/peak.h.");
 }

@@ -9,17 +9,19 @@
 
    `rows` samples are computed at once. To share the work, several threads each call
 
-       for (step = 0; step < plan.n_nodes; step++) { bnn_run_part(&plan, &run, step, part, parts); barrier(); }
+       for (step = 0; step < plan.n_nodes; step++) { bnn_run_part(&plan, &run, step, part, parts); barrier();
+   }
 
    with the same run and different parts: the result is the same for any number of them. Everything here is
    re-entrant; a plan is only read once it is made, so any number of arenas may be run over it.
 
-   Weights. Bit 1 means -1; a row of n signs is ceil(n / 64) little-endian uint64, its padding 0. An instruction
-   set wants them in an order of its own, which `bnn_prepare` makes of rows.
+   Weights. Bit 1 means -1; a row of n signs is ceil(n / 64) little-endian uint64, its padding 0. An
+   instruction set wants them in an order of its own, which `bnn_prepare` makes of rows.
 
-   Values are channels-last, (height, width, channels); a vector has height = width = 1. Signs are one bit each,
-   the channels of a pixel padded to whole words. What the caller gives and gets is as PyTorch has it: where a
-   network takes or gives images, nodes of kind BNN_FROM_PLANES and BNN_TO_PLANES stand at its ends. */
+   Values are channels-last, (height, width, channels); a vector has height = width = 1. Signs are one bit
+   each, the channels of a pixel padded to whole words. What the caller gives and gets is as PyTorch has it:
+   where a network takes or gives images, nodes of kind BNN_FROM_PLANES and BNN_TO_PLANES stand at its ends.
+ */
 
 #ifndef BNN_H
 #define BNN_H
@@ -58,17 +60,18 @@ typedef struct {
     bnn_dtype dtype;
     int32_t height, width, channels;
     /* Set by bnn_plan_init: */
-    size_t bytes;       /* of one sample, in the arena a multiple of BNN_ALIGNMENT */
-    size_t offset;      /* of the first sample in the arena, for each row of the run */
+    size_t bytes;        /* of one sample, in the arena a multiple of BNN_ALIGNMENT */
+    size_t offset;       /* of the first sample in the arena, for each row of the run */
     int32_t first, last; /* the nodes that write it and that read it last */
 } bnn_value;
 
 typedef enum {
-    BNN_FROM_PLANES,  /* (channels, height, width), a vector here, to channels-last; to BITS it takes signs too */
-    BNN_TO_PLANES,    /* the inverse */
-    BNN_NORMALIZE,    /* (x / 255 - mean) / deviation for each channel, in double: U8 to F64 */
-    BNN_QUANTIZE,     /* F32 or F64 to I8 by the sample's largest magnitude: outputs are it and the scale */
-    BNN_MAP,          /* `finish` alone */
+    BNN_FROM_PLANES, /* (channels, height, width), a vector here, to channels-last; to BITS it takes signs too
+                      */
+    BNN_TO_PLANES,   /* the inverse */
+    BNN_NORMALIZE,   /* (x / 255 - mean) / deviation for each channel, in double: U8 to F64 */
+    BNN_QUANTIZE,    /* F32 or F64 to I8 by the sample's largest magnitude: outputs are it and the scale */
+    BNN_MAP,         /* `finish` alone */
     BNN_PRODUCT_BITS, /* ±1 x ±1 */
     BNN_PRODUCT_F32,  /* float x ±1 */
     BNN_PRODUCT_F64,  /* the same in double, from F32 or F64 */
@@ -86,22 +89,22 @@ typedef enum {
 
 typedef enum { BNN_IDENTITY, BNN_RELU, BNN_HARDTANH, BNN_PRELU } bnn_activation;
 
-/* What becomes of a sum before it is stored:  activation(scale * sum + shift), then its sign if the value is BITS.
-   Or, for integers to BITS, a comparison. */
+/* What becomes of a sum before it is stored:  activation(scale * sum + shift), then its sign if the value is
+   BITS. Or, for integers to BITS, a comparison. */
 typedef struct {
-    bnn_dtype computed;    /* BNN_F32 or BNN_F64: of scale, shift and the arithmetic */
-    int narrow;            /* computed in double, rounded to float before the activation */
-    const void *scale;     /* for each channel; NULL: 1 */
-    const void *shift;     /* for each channel; NULL: 0 */
+    bnn_dtype computed; /* BNN_F32 or BNN_F64: of scale, shift and the arithmetic */
+    int narrow;         /* computed in double, rounded to float before the activation */
+    const void *scale;  /* for each channel; scale and shift come together, or not at all */
+    const void *shift;
     bnn_activation activation;
-    float low, high;       /* of BNN_HARDTANH */
-    const float *slope;    /* of BNN_PRELU, for each channel */
+    float low, high;          /* of BNN_HARDTANH */
+    const float *slope;       /* of BNN_PRELU, for each channel */
     const int32_t *threshold; /* for each channel; bit 1 where (sum >= threshold) == flip */
-    const uint64_t *flip;  /* a bit for each channel */
+    const uint64_t *flip;     /* a bit for each channel */
 } bnn_finish;
 
-/* Values that depend on the output channel, and on how near the border a place is: several rows (or columns) of
-   places for which the same part of the kernel lies in the padding are one class. */
+/* Values that depend on the output channel, and on how near the border a place is: several rows (or columns)
+   of places for which the same part of the kernel lies in the padding are one class. */
 typedef struct {
     const uint16_t *row, *column; /* class of each output row and column; NULL: one class */
     int32_t columns;              /* classes of columns */
@@ -120,32 +123,33 @@ typedef struct {
     int32_t n_inputs;
     const int32_t *inputs; /* indices of values */
     int32_t output;
-    int32_t second;        /* BNN_QUANTIZE: the value that takes the scales */
+    int32_t second; /* BNN_QUANTIZE: the value that takes the scales */
 
     /* Products and pooling: a window over (height, width). A fully connected layer has a 1x1 window. */
     int32_t kernel[2], stride[2], dilation[2];
-    int32_t padding[4];    /* top, bottom, left, right */
+    int32_t padding[4]; /* top, bottom, left, right */
     int32_t groups;
     float pad_value;       /* BNN_PRODUCT_BITS: -1, 0 or 1; with 0, border holds what is too much */
     int32_t count_padding; /* BNN_AVG_POOL */
 
-    const void *weight;    /* prepared, one group after the other; of BNN_DENSE float [group][k][out];
-                              of BNN_DEPTHWISE int8 [tap][channel] */
+    const void *weight;          /* prepared, one group after the other; of BNN_DENSE float [group][k][out];
+                                    of BNN_DEPTHWISE int8 [tap][channel] */
     const bnn_segment *segments; /* BNN_PRODUCT_U8 */
     int32_t n_segments;
-    bnn_border border;     /* BNN_PRODUCT_BITS: int32, to be taken off; BNN_PRODUCT_U8: double, to be added */
+    bnn_border border; /* BNN_PRODUCT_BITS: int32, to be taken off; BNN_PRODUCT_U8: double, to be added */
     const double *mean, *deviation; /* BNN_NORMALIZE: for each channel */
-    const uint64_t *flip;  /* BNN_MAX_POOL of BITS: channels of which the smallest is wanted; may be NULL */
+    const uint64_t *flip; /* BNN_MAX_POOL of BITS: channels of which the smallest is wanted; may be NULL */
     bnn_finish finish;
 } bnn_node;
 
-/* --- instruction sets --------------------------------------------------------------------------------------- */
+/* --- instruction sets
+ * --------------------------------------------------------------------------------------- */
 
 /* The kernels of one instruction set. */
 typedef struct bnn_kernels bnn_kernels;
 
-/* The fastest this processor has; with a name ("portable", "avx2", ...), that one, or NULL if there is none of
-   that name or the processor lacks it. */
+/* The fastest this processor has; with a name ("portable", "avx2", ...), that one, or NULL if there is none
+   of that name or the processor lacks it. */
 const bnn_kernels *bnn_kernels_best(void);
 const bnn_kernels *bnn_kernels_named(const char *name);
 
@@ -153,21 +157,24 @@ const bnn_kernels *bnn_kernels_named(const char *name);
 const bnn_kernels *bnn_kernels_at(int i);
 const char *bnn_kernels_name(const bnn_kernels *kernels);
 
-/* Bytes that prepared weights take, for a matrix of (outputs, n) signs and one of the BNN_PRODUCT_ operations. */
+/* Bytes that prepared weights take, for a matrix of (outputs, n) signs and one of the BNN_PRODUCT_
+ * operations. */
 size_t bnn_prepared_bytes(const bnn_kernels *kernels, bnn_op op, int32_t outputs, int32_t n);
 
-/* Puts rows, [outputs][ceil(n / 64)] words, into the order that these kernels read; aligned to BNN_ALIGNMENT. */
+/* Puts rows, [outputs][ceil(n / 64)] words, into the order that these kernels read; aligned to BNN_ALIGNMENT.
+ */
 void bnn_prepare(const bnn_kernels *kernels, bnn_op op, const uint64_t *rows, int32_t outputs, int32_t n,
                  void *prepared);
 
-/* --- running ------------------------------------------------------------------------------------------------ */
+/* --- running
+ * ------------------------------------------------------------------------------------------------ */
 
 typedef struct {
     const bnn_kernels *kernels;
     bnn_value *values;     /* 0 is the input, the last node's output is the output */
     const bnn_node *nodes; /* in order */
     int32_t n_values, n_nodes;
-    size_t row_bytes;      /* of the arena, for each sample */
+    size_t row_bytes; /* of the arena, for each sample */
 } bnn_plan;
 
 /* Checks the graph, and places its values in an arena where those that are not needed at once share bytes.
@@ -191,7 +198,8 @@ void bnn_run_part(const bnn_plan *plan, const bnn_batch *batch, int32_t step, in
 /* The whole network, in this thread. */
 void bnn_run(const bnn_plan *plan, const void *input, void *output, int32_t rows, void *arena);
 
-/* About how many basic operations a node takes for one sample: what sharing it among threads could be worth. */
+/* About how many basic operations a node takes for one sample: what sharing it among threads could be worth.
+ */
 double bnn_node_work(const bnn_plan *plan, int32_t step);
 
 #ifdef __cplusplus

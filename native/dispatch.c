@@ -10,7 +10,8 @@ static int can_run(const bnn_kernels *kernels)
 {
     const int avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    const int avx2 =
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
     if (kernels == &bnn_avx2) return avx2;
     if (kernels == &bnn_avx512) return avx2 && avx512;
     if (kernels == &bnn_avx512_popcnt) return avx2 && avx512 && __builtin_cpu_supports("avx512vpopcntdq");
@@ -67,7 +68,8 @@ size_t bnn_prepared_bytes(const bnn_kernels *kernels, bnn_op op, int32_t outputs
     return (size_t)outputs * (size_t)bnn_words(n) * sizeof(uint64_t);
 }
 
-void bnn_prepare(const bnn_kernels *kernels, bnn_op op, const uint64_t *rows, int32_t outputs, int32_t n, void *prepared)
+void bnn_prepare(const bnn_kernels *kernels, bnn_op op, const uint64_t *rows, int32_t outputs, int32_t n,
+                 void *prepared)
 {
     if (op == BNN_PRODUCT_BITS)
         kernels->bits_prepare(rows, outputs, bnn_words(n), prepared);

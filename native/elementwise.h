@@ -1,10 +1,11 @@
-/* The loops that a compiler turns into vector code by itself. Each instruction set's file includes this once, under
-   its own target, and so gets its own copy of these static functions.
+/* The loops that a compiler turns into vector code by itself. Each instruction set's file includes this once,
+   under its own target, and so gets its own copy of these static functions.
 
    It defines before:
 
        static uint64_t negative_word(const float *x);                       64 entries: bit 1 unless x >= 0
-       static uint64_t below_word(const int32_t *z, const int32_t *limit);  64 entries: bit 1 where z < limit  */
+       static uint64_t below_word(const int32_t *z, const int32_t *limit);  64 entries: bit 1 where z < limit
+ */
 
 #include <math.h>
 #include <string.h>
@@ -54,7 +55,8 @@ static void take_integers(const bnn_sums *sums, int32_t at, int32_t count, int32
         for (i = 0; i < count; i++) z[i] = n - 2 * from[i];
 }
 
-/* Thresholds compared, 64 at a time; bit 1 where (z >= threshold) == flip, that is, z < threshold xor flip. */
+/* Thresholds compared, 64 at a time; bit 1 where (z >= threshold) == flip, that is, z < threshold xor flip.
+ */
 static void compare(const bnn_finish *f, const bnn_sums *sums, int32_t first, int32_t count, uint64_t *words)
 {
     int32_t i;
@@ -72,65 +74,66 @@ static void compare(const bnn_finish *f, const bnn_sums *sums, int32_t first, in
 }
 
 /* NaN stays NaN in all of these, as numpy's maximum and clip have it. */
-#define ACTIVATE(T)                                                                                                \
-    static void activate_##T(const bnn_finish *f, int32_t first, int32_t count, T *y)                              \
-    {                                                                                                              \
-        int32_t i;                                                                                                 \
-        if (f->activation == BNN_RELU) {                                                                           \
-            for (i = 0; i < count; i++) y[i] = y[i] <= 0 ? 0 : y[i];                                               \
-        } else if (f->activation == BNN_HARDTANH) {                                                                \
-            const T low = (T)f->low, high = (T)f->high;                                                            \
-            for (i = 0; i < count; i++) {                                                                          \
-                const T v = y[i] < low ? low : y[i];                                                               \
-                y[i] = v > high ? high : v;                                                                        \
-            }                                                                                                      \
-        } else if (f->activation == BNN_PRELU) {                                                                   \
-            const float *slope = f->slope + first;                                                                 \
-            for (i = 0; i < count; i++) y[i] = y[i] >= 0 ? y[i] : (T)slope[i] * y[i];                              \
-        }                                                                                                          \
+#define ACTIVATE(T)                                                                                          \
+    static void activate_##T(const bnn_finish *f, int32_t first, int32_t count, T *y)                        \
+    {                                                                                                        \
+        int32_t i;                                                                                           \
+        if (f->activation == BNN_RELU) {                                                                     \
+            for (i = 0; i < count; i++) y[i] = y[i] <= 0 ? 0 : y[i];                                         \
+        } else if (f->activation == BNN_HARDTANH) {                                                          \
+            const T low = (T)f->low, high = (T)f->high;                                                      \
+            for (i = 0; i < count; i++) {                                                                    \
+                const T v = y[i] < low ? low : y[i];                                                         \
+                y[i] = v > high ? high : v;                                                                  \
+            }                                                                                                \
+        } else if (f->activation == BNN_PRELU) {                                                             \
+            const float *slope = f->slope + first;                                                           \
+            for (i = 0; i < count; i++) y[i] = y[i] >= 0 ? y[i] : (T)slope[i] * y[i];                        \
+        }                                                                                                    \
     }
 ACTIVATE(float)
 ACTIVATE(double)
 
 /* `count` channels, the first of which is `at` among these sums and `first` of the layer. */
-#define COMPUTE(T)                                                                                                 \
-    static void compute_##T(const bnn_finish *f, const bnn_sums *sums, int32_t at, int32_t first, int32_t count,   \
-                            T *y)                                                                                  \
-    {                                                                                                              \
-        int32_t i;                                                                                                 \
-        if (sums->dtype == BNN_I32) {                                                                              \
-            const int32_t *z = (const int32_t *)sums->at + at, n = sums->counted;                                  \
-            if (n && sums->correction) {                                                                           \
-                const int32_t *correction = sums->correction + at;                                                 \
-                for (i = 0; i < count; i++) y[i] = (T)(n - 2 * z[i] - correction[i]);                              \
-            } else if (n) {                                                                                        \
-                for (i = 0; i < count; i++) y[i] = (T)(n - 2 * z[i]);                                              \
-            } else {                                                                                               \
-                for (i = 0; i < count; i++) y[i] = (T)z[i];                                                        \
-            }                                                                                                      \
-        } else if (sums->dtype == BNN_F32) {                                                                       \
-            const float *z = (const float *)sums->at + at;                                                         \
-            for (i = 0; i < count; i++) y[i] = (T)z[i];                                                            \
-        } else {                                                                                                   \
-            const double *z = (const double *)sums->at + at;                                                       \
-            for (i = 0; i < count; i++) y[i] = (T)z[i];                                                            \
-        }                                                                                                          \
-        if (sums->scale) {                                                                                         \
-            const T scale = (T)*sums->scale;                                                                       \
-            for (i = 0; i < count; i++) y[i] *= scale;                                                             \
-        }                                                                                                          \
-        if (f->scale) {                                                                                            \
-            const T *scale = (const T *)f->scale + first, *shift = (const T *)f->shift + first;                    \
-            for (i = 0; i < count; i++) y[i] = y[i] * scale[i] + shift[i];                                         \
-        }                                                                                                          \
-        if (f->narrow)                                                                                             \
-            for (i = 0; i < count; i++) y[i] = (T)(float)y[i];                                                     \
-        activate_##T(f, first, count, y);                                                                          \
+#define COMPUTE(T)                                                                                           \
+    static void compute_##T(const bnn_finish *f, const bnn_sums *sums, int32_t at, int32_t first,            \
+                            int32_t count, T *y)                                                             \
+    {                                                                                                        \
+        int32_t i;                                                                                           \
+        if (sums->dtype == BNN_I32) {                                                                        \
+            const int32_t *z = (const int32_t *)sums->at + at, n = sums->counted;                            \
+            if (n && sums->correction) {                                                                     \
+                const int32_t *correction = sums->correction + at;                                           \
+                for (i = 0; i < count; i++) y[i] = (T)(n - 2 * z[i] - correction[i]);                        \
+            } else if (n) {                                                                                  \
+                for (i = 0; i < count; i++) y[i] = (T)(n - 2 * z[i]);                                        \
+            } else {                                                                                         \
+                for (i = 0; i < count; i++) y[i] = (T)z[i];                                                  \
+            }                                                                                                \
+        } else if (sums->dtype == BNN_F32) {                                                                 \
+            const float *z = (const float *)sums->at + at;                                                   \
+            for (i = 0; i < count; i++) y[i] = (T)z[i];                                                      \
+        } else {                                                                                             \
+            const double *z = (const double *)sums->at + at;                                                 \
+            for (i = 0; i < count; i++) y[i] = (T)z[i];                                                      \
+        }                                                                                                    \
+        if (sums->scale) {                                                                                   \
+            const T scale = (T) * sums->scale;                                                               \
+            for (i = 0; i < count; i++) y[i] *= scale;                                                       \
+        }                                                                                                    \
+        if (f->scale) {                                                                                      \
+            const T *scale = (const T *)f->scale + first, *shift = (const T *)f->shift + first;              \
+            for (i = 0; i < count; i++) y[i] = y[i] * scale[i] + shift[i];                                   \
+        }                                                                                                    \
+        if (f->narrow)                                                                                       \
+            for (i = 0; i < count; i++) y[i] = (T)(float)y[i];                                               \
+        activate_##T(f, first, count, y);                                                                    \
     }
 COMPUTE(float)
 COMPUTE(double)
 
-/* Where the sign of a double is wanted: a float that has it (a tiny negative double would become a float -0). */
+/* Where the sign of a double is wanted: a float that has it (a tiny negative double would become a float -0).
+ */
 static uint64_t negative_word_f64(const double *y, int32_t count)
 {
     float x[64] = {0};
@@ -139,7 +142,8 @@ static uint64_t negative_word_f64(const double *y, int32_t count)
     return negative_word(x);
 }
 
-static void finish(const bnn_finish *f, const bnn_sums *sums, bnn_dtype to, int32_t first, int32_t count, void *out)
+static void finish(const bnn_finish *f, const bnn_sums *sums, bnn_dtype to, int32_t first, int32_t count,
+                   void *out)
 {
     int32_t i, j;
     if (f->threshold) {
@@ -198,7 +202,7 @@ static void quantize(const float *x, size_t n, float scale, int8_t *out)
     const float magic = 12582912.0f;
     size_t i;
     for (i = 0; i < n; i++) {
-        float q = x[i] / scale + magic;
+        const float q = x[i] / scale + magic; /* of a scale of 0 infinity or NaN, whose lowest bits are 0 */
         uint32_t bits;
         memcpy(&bits, &q, sizeof bits);
         out[i] = (int8_t)(int32_t)(bits - 0x4b400000u);
@@ -240,7 +244,8 @@ static void to_planes(const float *x, int32_t channels, size_t plane, int32_t pl
 #endif
 
 #ifndef BNN_HAVE_SIGNS_FROM_PLANES
-static void signs_from_planes(const float *planes, int32_t channels, size_t plane, int32_t places, uint64_t *out)
+static void signs_from_planes(const float *planes, int32_t channels, size_t plane, int32_t places,
+                              uint64_t *out)
 {
     const size_t words = (size_t)bnn_words(channels);
     int32_t p, c;
@@ -256,7 +261,7 @@ static void signs_from_planes(const float *planes, int32_t channels, size_t plan
 #endif
 
 /* The members of bnn_kernels that are the functions above. */
-#define BNN_ELEMENTWISE                                                                                            \
-    .dense_f32 = dense_f32, .finish = finish, .signs = signs, .largest = largest,                    \
-    .quantize = quantize, .add = add, .max = maximum, .from_planes = from_planes,                                  \
-    .signs_from_planes = signs_from_planes, .to_planes = to_planes
+#define BNN_ELEMENTWISE                                                                                      \
+    .dense_f32 = dense_f32, .finish = finish, .signs = signs, .largest = largest, .quantize = quantize,      \
+    .add = add, .max = maximum, .from_planes = from_planes, .signs_from_planes = signs_from_planes,          \
+    .to_planes = to_planes

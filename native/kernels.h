@@ -1,9 +1,10 @@
-/* What an instruction set provides: one table of functions. portable.c is the readable definition of each; the
-   others differ in speed, in the order of prepared weights, and in how a float sum rounds.
+/* What an instruction set provides: one table of functions. portable.c is the readable definition of each;
+   the others differ in speed, in the order of prepared weights, and in how a float sum rounds.
 
-   Products come in tiles. `x` are rows of activations, `first` and `count` say which outputs, `ld` is the number of
-   entries between rows of the result. `first` is a multiple of BNN_SPLIT, of bits BNN_SLACK; every row has room for `count` rounded up
-   to BNN_SLACK entries, and what lies beyond count may be written. */
+   Products come in tiles. `x` are rows of activations, `first` and `count` say which outputs, `ld` is the
+   number of entries between rows of the result, which may be unaligned. A range begins at a multiple of
+   BNN_SPLIT, of bits BNN_SLACK, and ends at one or at the last output; every row has room for `count` rounded
+   up to BNN_SLACK entries, and what lies beyond count may be written. */
 
 #ifndef BNN_KERNELS_H
 #define BNN_KERNELS_H
@@ -16,8 +17,8 @@ enum {
     BNN_ROWS = 4 /* rows at a time, of products with tables */
 };
 
-/* float x ±1, or small integers x ±1: sums of a few inputs with every choice of signs are put into tables, once for
-   each row, and looked up by the weights' bits. */
+/* float x ±1, or small integers x ±1: sums of a few inputs with every choice of signs are put into tables,
+   once for each row, and looked up by the weights' bits. */
 typedef struct {
     size_t (*weight_bytes)(int32_t outputs, int32_t n);
     void (*prepare)(const uint64_t *rows, int32_t outputs, int32_t n, void *prepared);
@@ -28,8 +29,9 @@ typedef struct {
 typedef struct {
     bnn_dtype dtype; /* I32, F32 or F64 */
     const void *at;
-    int32_t counted;           /* not 0: differing signs of that many; the sum is counted - 2 * differing - correction */
-    const int32_t *correction; /* or NULL */
+    int32_t
+        counted; /* not 0: differing signs of that many; the sum is counted - 2 * differing - correction */
+    const int32_t *correction; /* of the range's first channel on, as the sums are; or NULL */
     const float *scale;        /* of the row; NULL: 1 */
 } bnn_sums;
 
@@ -39,10 +41,11 @@ struct bnn_kernels {
     /* ±1 x ±1: how many of the signs of a row and an output differ, so that dot = n - 2 * differing. */
     size_t (*bits_bytes)(int32_t outputs, int32_t words);
     void (*bits_prepare)(const uint64_t *rows, int32_t outputs, int32_t words, void *prepared);
-    void (*bits_product)(const uint64_t *x, size_t x_stride, int32_t rows, const void *prepared, int32_t words,
-                         int32_t first, int32_t count, int32_t *differing, size_t ld);
+    void (*bits_product)(const uint64_t *x, size_t x_stride, int32_t rows, const void *prepared,
+                         int32_t words, int32_t first, int32_t count, int32_t *differing, size_t ld);
 
-    /* float x ±1. Each output adds its n terms in an order that depends on n alone: not on rows, nor on the range. */
+    /* float x ±1. Each output adds its n terms in an order that depends on n alone: not on rows, nor on the
+     * range. */
     bnn_table_layout f32;
     void (*f32_tables)(const float *x, int32_t n, void *tables);
     void (*f32_product)(const void *tables, int32_t rows, const void *prepared, int32_t n, int32_t first,
@@ -58,8 +61,8 @@ struct bnn_kernels {
 
     /* sums[o] = sum over k of x[k] * weight[k * ld + o], in order of k */
     void (*dense_f32)(const float *x, int32_t n, const float *weight, size_t ld, int32_t count, float *sums);
-    /* `count` channels from `first` on: of a row's sums to `out`, a whole pixel of dtype `to`. With to = BITS, first
-       is a multiple of 64, and whole words are written. */
+    /* `count` channels from `first` on: of a row's sums to `out`, a whole pixel of dtype `to`. With to =
+       BITS, first is a multiple of 64, and whole words are written. */
     void (*finish)(const bnn_finish *finish, const bnn_sums *sums, bnn_dtype to, int32_t first, int32_t count,
                    void *out);
     void (*signs)(const float *x, int32_t n, uint64_t *words); /* bit 1 unless x >= 0; so NaN is -1 */
@@ -67,9 +70,11 @@ struct bnn_kernels {
     void (*quantize)(const float *x, size_t n, float scale, int8_t *out); /* to the nearest, ties to even */
     void (*add)(const float *x, size_t n, float *sum);
     void (*max)(const float *x, int32_t n, float *largest); /* NaN wins */
-    /* (channels, places) to (places, channels), signs of the same, and back; `plane` entries from plane to plane */
+    /* (channels, places) to (places, channels), signs of the same, and back; `plane` entries from plane to
+     * plane */
     void (*from_planes)(const float *planes, int32_t channels, size_t plane, int32_t places, float *out);
-    void (*signs_from_planes)(const float *planes, int32_t channels, size_t plane, int32_t places, uint64_t *out);
+    void (*signs_from_planes)(const float *planes, int32_t channels, size_t plane, int32_t places,
+                              uint64_t *out);
     void (*to_planes)(const float *x, int32_t channels, size_t plane, int32_t places, float *planes);
 };
 
@@ -80,7 +85,8 @@ extern const bnn_kernels bnn_avx512_popcnt;
 extern const bnn_kernels bnn_neon;
 
 /* float x ±1 in double, for all instruction sets; rows as the file has them. */
-void bnn_product_f64(const double *x, int32_t n, const uint64_t *rows, int32_t first, int32_t count, double *sums);
+void bnn_product_f64(const double *x, int32_t n, const uint64_t *rows, int32_t first, int32_t count,
+                     double *sums);
 
 /* Words that a row of n signs takes. */
 static inline int32_t bnn_words(int32_t n) { return (n + 63) / 64; }

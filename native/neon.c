@@ -1,5 +1,5 @@
-/* NEON, which every aarch64 has. Lanes are outputs everywhere, so that no sum has to be added up across a register;
-   prepared weights lie in the order in which a tile reads them. */
+/* NEON, which every aarch64 has. Lanes are outputs everywhere, so that no sum has to be added up across a
+   register; prepared weights lie in the order in which a tile reads them. */
 
 #include "kernels.h"
 
@@ -8,6 +8,8 @@
 #include <arm_neon.h>
 
 #define UNROLL _Pragma("GCC unroll 16")
+/* Unrolled, so that arrays of vectors stay in registers. */
+#define EACH(i, n) UNROLL for (int i = 0; i < (n); i++)
 #define TILE static inline __attribute__((always_inline))
 
 /* A bit for each of 64 lanes that are all ones or all zeros. */
@@ -15,8 +17,7 @@ TILE uint64_t mask_word(const uint32x4_t *lanes)
 {
     static const uint8_t bits[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
     uint8x16_t byte[4];
-    int i;
-    UNROLL for (i = 0; i < 4; i++) {
+    EACH (i, 4) {
         const uint16x8_t left = vcombine_u16(vmovn_u32(lanes[4 * i]), vmovn_u32(lanes[4 * i + 1]));
         const uint16x8_t right = vcombine_u16(vmovn_u32(lanes[4 * i + 2]), vmovn_u32(lanes[4 * i + 3]));
         byte[i] = vandq_u8(vcombine_u8(vmovn_u16(left), vmovn_u16(right)), vld1q_u8(bits));
@@ -43,21 +44,22 @@ static uint64_t below_word(const int32_t *z, const int32_t *limit)
     return mask_word(lanes);
 }
 
-/* Signs of up to 32 planes in each of sixteen pixels, the last plane's shifted in first. Sixteen are a cache line, and
-   planes may lie so that few of their lines stay in the first-level cache at once. */
+/* Signs of up to 32 planes in each of sixteen pixels, the last plane's shifted in first. Sixteen are a cache
+   line, and planes may lie so that few of their lines stay in the first-level cache at once. */
 TILE void signs_u32x16(const float *planes, size_t plane, int32_t channels, uint32_t *signs)
 {
     uint32x4_t word[4] = {vdupq_n_u32(0), vdupq_n_u32(0), vdupq_n_u32(0), vdupq_n_u32(0)};
     int32_t c;
     int v;
     for (c = channels - 1; c >= 0; c--)
-        UNROLL for (v = 0; v < 4; v++)
+        EACH (v, 4)
             word[v] = vsubq_u32(vaddq_u32(word[v], word[v]), negative(planes + (size_t)c * plane + 4 * v));
     for (v = 0; v < 4; v++) vst1q_u32(signs + 4 * v, word[v]);
 }
 
 #define BNN_HAVE_SIGNS_FROM_PLANES
-static void signs_from_planes(const float *planes, int32_t channels, size_t plane, int32_t places, uint64_t *out)
+static void signs_from_planes(const float *planes, int32_t channels, size_t plane, int32_t places,
+                              uint64_t *out)
 {
     const size_t words = (size_t)bnn_words(channels);
     size_t k;
@@ -76,7 +78,8 @@ static void signs_from_planes(const float *planes, int32_t channels, size_t plan
                 for (i = 0; i < places - p; i++) {
                     uint64_t word = 0;
                     int32_t c;
-                    for (c = here - 1; c >= 0; c--) word = word << 1 | !(x[(size_t)c * plane + (size_t)i] >= 0);
+                    for (c = here - 1; c >= 0; c--)
+                        word = word << 1 | !(x[(size_t)c * plane + (size_t)i] >= 0);
                     pixel[(size_t)i * words] = word;
                 }
             }
@@ -85,7 +88,8 @@ static void signs_from_planes(const float *planes, int32_t channels, size_t plan
 
 #include "elementwise.h"
 
-/* --- ±1 x ±1 ------------------------------------------------------------------------------------------------ */
+/* --- ±1 x ±1
+ * ------------------------------------------------------------------------------------------------ */
 
 enum { BITS_OUTPUTS = 8 }; /* [eight outputs][word][eight outputs], in vectors of two */
 
@@ -110,34 +114,32 @@ TILE void bits_tile(const int R, const uint64_t *x, size_t x_stride, const uint6
 {
     uint32x4_t sum_u32x4[2][4];
     int32_t k = 0;
-    int r, v;
-    UNROLL for (r = 0; r < R; r++)
-        UNROLL for (v = 0; v < 4; v++) sum_u32x4[r][v] = vdupq_n_u32(0);
+    EACH (r, R)
+        EACH (v, 4) sum_u32x4[r][v] = vdupq_n_u32(0);
     while (k < words) {
         const int32_t stop = k + least(31, words - k); /* 31 times 8 fit a byte */
         uint8x16_t count_u8x16[2][4];
-        UNROLL for (r = 0; r < R; r++)
-            UNROLL for (v = 0; v < 4; v++) count_u8x16[r][v] = vdupq_n_u8(0);
+        EACH (r, R)
+            EACH (v, 4) count_u8x16[r][v] = vdupq_n_u8(0);
         for (; k < stop; k++, w += BITS_OUTPUTS)
-            UNROLL for (r = 0; r < R; r++) {
+            EACH (r, R) {
                 const uint64x2_t x_k = vdupq_n_u64(x[(size_t)r * x_stride + (size_t)k]);
-                UNROLL for (v = 0; v < 4; v++) {
+                EACH (v, 4) {
                     const uint8x16_t differs = vreinterpretq_u8_u64(veorq_u64(x_k, vld1q_u64(w + 2 * v)));
                     count_u8x16[r][v] = vaddq_u8(count_u8x16[r][v], vcntq_u8(differs));
                 }
             }
-        UNROLL for (r = 0; r < R; r++)
-            UNROLL for (v = 0; v < 4; v++)
-                sum_u32x4[r][v] = vpadalq_u16(sum_u32x4[r][v], vpaddlq_u8(count_u8x16[r][v]));
+        EACH (r, R)
+            EACH (v, 4) sum_u32x4[r][v] = vpadalq_u16(sum_u32x4[r][v], vpaddlq_u8(count_u8x16[r][v]));
     }
-    UNROLL for (r = 0; r < R; r++)
-        UNROLL for (v = 0; v < 2; v++) /* two lanes are an output */
+    EACH (r, R)
+        EACH (v, 2) /* two lanes are an output */
             vst1q_s32(differing + (size_t)r * ld + 4 * v,
                       vreinterpretq_s32_u32(vpaddq_u32(sum_u32x4[r][2 * v], sum_u32x4[r][2 * v + 1])));
 }
 
-static void bits_product(const uint64_t *x, size_t x_stride, int32_t rows, const void *prepared, int32_t words,
-                         int32_t first, int32_t count, int32_t *differing, size_t ld)
+static void bits_product(const uint64_t *x, size_t x_stride, int32_t rows, const void *prepared,
+                         int32_t words, int32_t first, int32_t count, int32_t *differing, size_t ld)
 {
     const uint64_t *w = (const uint64_t *)prepared + (size_t)first * (size_t)words;
     int32_t r, o;
@@ -149,10 +151,12 @@ static void bits_product(const uint64_t *x, size_t x_stride, int32_t rows, const
     }
 }
 
-/* --- float x ±1 ---------------------------------------------------------------------------------------------- */
+/* --- float x ±1
+ * ---------------------------------------------------------------------------------------------- */
 
-/* No look-ups: a weight's bit, moved to the sign of 1.0, is what an input is multiplied by, for all rows at once. A
-   product with ±1 that is added in the same operation rounds as a sum does, and keeps infinities and NaN.
+/* No look-ups: a weight's bit, moved to the sign of 1.0, is what an input is multiplied by, for all rows at
+   once. A product with ±1 that is added in the same operation rounds as a sum does, and keeps infinities and
+   NaN.
 
    Weights: [32 outputs][32 inputs][32 outputs], bit 31 the first input. "Tables" are a row, padded. */
 enum { F32_OUTPUTS = 32 };
@@ -171,7 +175,8 @@ static void f32_prepare(const uint64_t *rows, int32_t outputs, int32_t n, void *
     for (o = 0; o < outputs; o += F32_OUTPUTS)
         for (k = 0; k < n; k += 32)
             for (i = o; i < o + F32_OUTPUTS; i++) {
-                uint32_t bits = i >= outputs ? 0 : bnn_bits_at(rows + (size_t)i * (size_t)bnn_words(n), n, k, 32);
+                uint32_t bits =
+                    i >= outputs ? 0 : bnn_bits_at(rows + (size_t)i * (size_t)bnn_words(n), n, k, 32);
                 *p = 0;
                 for (j = 0; j < 32; j++, bits >>= 1) *p = *p << 1 | (bits & 1);
                 p++;
@@ -187,27 +192,27 @@ static void f32_tables(const float *x, int32_t n, void *tables)
 }
 
 /* R rows x V vectors. */
-TILE void f32_tile(const int R, const int V, const float *x, size_t row, const uint32_t *w, size_t chunks, float *sums,
-                   size_t ld)
+TILE void f32_tile(const int R, const int V, const float *x, size_t row, const uint32_t *w, size_t chunks,
+                   float *sums, size_t ld)
 {
     float32x4_t sum[BNN_ROWS][8];
     size_t k;
-    int r, v, i;
-    UNROLL for (r = 0; r < R; r++)
-        UNROLL for (v = 0; v < V; v++) sum[r][v] = vdupq_n_f32(0);
+    int i;
+    EACH (r, R)
+        EACH (v, V) sum[r][v] = vdupq_n_f32(0);
     for (k = 0; k < chunks; k++, w += F32_OUTPUTS) {
         uint32x4_t bits[8];
-        UNROLL for (v = 0; v < V; v++) bits[v] = vld1q_u32(w + 4 * v);
-        _Pragma("GCC unroll 1") for (i = 0; i < 32; i++, x++)
-            UNROLL for (v = 0; v < V; v++) {
-                const float32x4_t sign = vbslq_f32(vdupq_n_u32(UINT32_C(1) << 31), vreinterpretq_f32_u32(bits[v]),
-                                                   vdupq_n_f32(1));
-                bits[v] = vshlq_n_u32(bits[v], 1);
-                UNROLL for (r = 0; r < R; r++) sum[r][v] = vfmaq_n_f32(sum[r][v], sign, x[(size_t)r * row]);
-            }
+        EACH (v, V) bits[v] = vld1q_u32(w + 4 * v);
+        _Pragma("GCC unroll 1") for (i = 0; i < 32; i++, x++) EACH (v, V)
+        {
+            const float32x4_t sign =
+                vbslq_f32(vdupq_n_u32(UINT32_C(1) << 31), vreinterpretq_f32_u32(bits[v]), vdupq_n_f32(1));
+            bits[v] = vshlq_n_u32(bits[v], 1);
+            EACH (r, R) sum[r][v] = vfmaq_n_f32(sum[r][v], sign, x[(size_t)r * row]);
+        }
     }
-    UNROLL for (r = 0; r < R; r++)
-        UNROLL for (v = 0; v < V; v++) vst1q_f32(sums + (size_t)r * ld + 4 * v, sum[r][v]);
+    EACH (r, R)
+        EACH (v, V) vst1q_f32(sums + (size_t)r * ld + 4 * v, sum[r][v]);
 }
 
 static void f32_product(const void *tables, int32_t rows, const void *prepared, int32_t n, int32_t first,
@@ -228,14 +233,17 @@ static void f32_product(const void *tables, int32_t rows, const void *prepared, 
     }
 }
 
-/* --- small integers x ±1 ------------------------------------------------------------------------------------- */
+/* --- small integers x ±1
+ * ------------------------------------------------------------------------------------- */
 
-/* sum of ±x = sum of |x| - 2 * (sum of |x| where the sign is wrong), and only the latter is looked up. Four inputs
-   make up to 4 * 255, ten bits: two tables of sixteen bytes, of the five low and the five high bits. TBL looks up 16
-   outputs at once; eight of its results fit a byte, and are then widened to low + 32 * high in 16 bits.
+/* sum of ±x = sum of |x| - 2 * (sum of |x| where the sign is wrong), and only the latter is looked up. Four
+   inputs make up to 4 * 255, ten bits: two tables of sixteen bytes, of the five low and the five high bits.
+   TBL looks up 16 outputs at once; eight of its results fit a byte, and are then widened to low + 32 * high
+   in 16 bits.
 
-   Tables: the sum of |x|, in BNN_ALIGNMENT bytes; then for each four inputs the low and the high table. Weights:
-   [32 outputs][eight inputs][32 outputs] bytes, bit 0 the first input. Both are padded to chunks of 32 inputs. */
+   Tables: the sum of |x|, in BNN_ALIGNMENT bytes; then for each four inputs the low and the high table.
+   Weights: [32 outputs][eight inputs][32 outputs] bytes, bit 0 the first input. Both are padded to chunks of
+   32 inputs. */
 enum { I16_OUTPUTS = 32, I16_TABLE = 256 /* bytes of a chunk */ };
 
 static size_t i16_weight_bytes(int32_t outputs, int32_t n)
@@ -251,13 +259,14 @@ static void i16_prepare(const uint64_t *rows, int32_t outputs, int32_t n, void *
     for (o = 0; o < outputs; o += I16_OUTPUTS)
         for (k = 0; k < inputs; k += 8)
             for (i = o; i < o + I16_OUTPUTS; i++)
-                *p++ = i >= outputs ? 0 : (uint8_t)bnn_bits_at(rows + (size_t)i * (size_t)bnn_words(n), n, k, 8);
+                *p++ =
+                    i >= outputs ? 0 : (uint8_t)bnn_bits_at(rows + (size_t)i * (size_t)bnn_words(n), n, k, 8);
 }
 
 static size_t i16_table_bytes(int32_t n) { return BNN_ALIGNMENT + chunks_of(n) * I16_TABLE; }
 
-/* The tables of four inputs. Entry i takes -x of the inputs whose bit is 0 and +x of the others, where that is
-   positive; entries 8 to 15 differ in the last input only. */
+/* The tables of four inputs. Entry i takes -x of the inputs whose bit is 0 and +x of the others, where that
+   is positive; entries 8 to 15 differ in the last input only. */
 TILE void i16_table(const int16_t *x, uint8_t *table)
 {
     static const uint16_t choose[3][8] = {
@@ -266,12 +275,11 @@ TILE void i16_table(const int16_t *x, uint8_t *table)
         {0, 0, 0, 0, 0xffff, 0xffff, 0xffff, 0xffff},
     };
     uint16x8_t positive[4], negated[4], sum = vdupq_n_u16(0), upper;
-    int i;
-    UNROLL for (i = 0; i < 4; i++) {
+    EACH (i, 4) {
         positive[i] = vdupq_n_u16((uint16_t)(x[i] > 0 ? x[i] : 0));
         negated[i] = vdupq_n_u16((uint16_t)(x[i] < 0 ? -x[i] : 0));
     }
-    UNROLL for (i = 0; i < 3; i++) sum = vaddq_u16(sum, vbslq_u16(vld1q_u16(choose[i]), positive[i], negated[i]));
+    EACH (i, 3) sum = vaddq_u16(sum, vbslq_u16(vld1q_u16(choose[i]), positive[i], negated[i]));
     upper = vaddq_u16(sum, positive[3]);
     sum = vaddq_u16(sum, negated[3]);
     vst1q_u8(table, vandq_u8(vcombine_u8(vmovn_u16(sum), vmovn_u16(upper)), vdupq_n_u8(31)));
@@ -301,46 +309,48 @@ TILE void take_twice(int32_t *sums, uint16x8_t u16x8)
 }
 
 /* Takes from R rows x 32 sums what some chunks, few enough for 16 bits, have of the wrong sign. */
-TILE void i16_tile(const int R, const uint8_t *tables, size_t row, const uint8_t *w, int32_t chunks, int32_t *sums,
-                   size_t ld)
+TILE void i16_tile(const int R, const uint8_t *tables, size_t row, const uint8_t *w, int32_t chunks,
+                   int32_t *sums, size_t ld)
 {
     uint16x8_t wide_u16x8[2][4];
     int32_t k;
-    int r, v, g, h;
-    UNROLL for (r = 0; r < R; r++)
-        UNROLL for (v = 0; v < 4; v++) wide_u16x8[r][v] = vdupq_n_u16(0);
+    int g;
+    EACH (r, R)
+        EACH (v, 4) wide_u16x8[r][v] = vdupq_n_u16(0);
     for (k = 0; k < chunks; k++) {
         uint8x16_t low_u8x16[2][2], high_u8x16[2][2];
-        UNROLL for (r = 0; r < R; r++)
-            UNROLL for (v = 0; v < 2; v++) low_u8x16[r][v] = high_u8x16[r][v] = vdupq_n_u8(0);
-        _Pragma("GCC unroll 1") for (g = 0; g < 4; g++, tables += I16_TABLE / 4, w += I16_OUTPUTS)
-            UNROLL for (h = 0; h < 2; h++)
-                UNROLL for (v = 0; v < 2; v++) {
-                    const uint8x16_t two = vld1q_u8(w + 16 * v);
-                    const uint8x16_t index = h ? vshrq_n_u8(two, 4) : vandq_u8(two, vdupq_n_u8(15));
-                    UNROLL for (r = 0; r < R; r++) {
-                        const uint8_t *table = tables + (size_t)r * row + 32 * h;
-                        low_u8x16[r][v] = vaddq_u8(low_u8x16[r][v], vqtbl1q_u8(vld1q_u8(table), index));
-                        high_u8x16[r][v] = vaddq_u8(high_u8x16[r][v], vqtbl1q_u8(vld1q_u8(table + 16), index));
-                    }
-                }
-        UNROLL for (r = 0; r < R; r++)
-            UNROLL for (v = 0; v < 2; v++) {
+        EACH (r, R)
+            EACH (v, 2) low_u8x16[r][v] = high_u8x16[r][v] = vdupq_n_u8(0);
+        _Pragma("GCC unroll 1") for (g = 0; g < 4; g++, tables += I16_TABLE / 4, w += I16_OUTPUTS) EACH (h, 2)
+            EACH (v, 2)
+        {
+            const uint8x16_t two = vld1q_u8(w + 16 * v);
+            const uint8x16_t index = h ? vshrq_n_u8(two, 4) : vandq_u8(two, vdupq_n_u8(15));
+            EACH (r, R) {
+                const uint8_t *table = tables + (size_t)r * row + 32 * h;
+                low_u8x16[r][v] = vaddq_u8(low_u8x16[r][v], vqtbl1q_u8(vld1q_u8(table), index));
+                high_u8x16[r][v] = vaddq_u8(high_u8x16[r][v], vqtbl1q_u8(vld1q_u8(table + 16), index));
+            }
+        }
+        EACH (r, R)
+            EACH (v, 2) {
                 uint16x8_t *wide = wide_u16x8[r] + 2 * v;
-                wide[0] = vmlal_u8(vaddw_u8(wide[0], vget_low_u8(low_u8x16[r][v])), vget_low_u8(high_u8x16[r][v]),
-                                   vdup_n_u8(32));
-                wide[1] = vmlal_high_u8(vaddw_high_u8(wide[1], low_u8x16[r][v]), high_u8x16[r][v], vdupq_n_u8(32));
+                wide[0] = vmlal_u8(vaddw_u8(wide[0], vget_low_u8(low_u8x16[r][v])),
+                                   vget_low_u8(high_u8x16[r][v]), vdup_n_u8(32));
+                wide[1] =
+                    vmlal_high_u8(vaddw_high_u8(wide[1], low_u8x16[r][v]), high_u8x16[r][v], vdupq_n_u8(32));
             }
     }
-    UNROLL for (r = 0; r < R; r++)
-        UNROLL for (v = 0; v < 4; v++) take_twice(sums + (size_t)r * ld + 8 * v, wide_u16x8[r][v]);
+    EACH (r, R)
+        EACH (v, 4) take_twice(sums + (size_t)r * ld + 8 * v, wide_u16x8[r][v]);
 }
 
 static void i16_product(const void *tables, int32_t rows, const void *prepared, int32_t n, int32_t limit,
                         int32_t first, int32_t count, int32_t *sums, size_t ld)
 {
     const int32_t chunks = (int32_t)chunks_of(n), padded = (int32_t)bnn_round_up((size_t)count, I16_OUTPUTS);
-    const int32_t block = limit <= 127 ? 16 : 8; /* of which 32 * limit fit 16 bits; and the first-level cache */
+    const int32_t block =
+        limit <= 127 ? 16 : 8; /* of which 32 * limit fit 16 bits; and the first-level cache */
     const size_t row = i16_table_bytes(n);
     int32_t r, o, k;
     for (r = 0; r < rows; r++) {
@@ -350,7 +360,8 @@ static void i16_product(const void *tables, int32_t rows, const void *prepared, 
     }
     for (k = 0; k < chunks; k += block) {
         const uint8_t *table = (const uint8_t *)tables + BNN_ALIGNMENT + (size_t)k * I16_TABLE;
-        const uint8_t *w = (const uint8_t *)prepared + ((size_t)first * (size_t)chunks + (size_t)k * I16_OUTPUTS) * 4;
+        const uint8_t *w =
+            (const uint8_t *)prepared + ((size_t)first * (size_t)chunks + (size_t)k * I16_OUTPUTS) * 4;
         const int32_t here = least(block, chunks - k);
         for (o = 0; o < count; o += I16_OUTPUTS, w += (size_t)chunks * I16_OUTPUTS * 4) {
             int32_t *sum = sums + o;

@@ -16,8 +16,8 @@ static double now(void)
 
 typedef void loop(long repeats);
 
-/* A loop has `repeats` rounds of `each` operations. The best of short stretches: what else the machine does must not
-   count. */
+/* A loop has `repeats` rounds of `each` operations. The best of short stretches: what else the machine does
+   must not count. */
 static double rate(loop *run, double each, double seconds)
 {
     const double begin = now();
@@ -44,7 +44,8 @@ static double rate(loop *run, double each, double seconds)
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
 #define POPCNT __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq")))
 #define AVX2 __attribute__((target("avx2")))
-#define UNROLL _Pragma("GCC unroll 16")
+/* Unrolled, so that arrays of vectors stay in registers. */
+#define EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
 
 /* The compiler must believe that a register has changed, or it computes once what is to be measured. */
 #define CHANGED(v) __asm__ volatile("" : "+v"(v))
@@ -53,84 +54,76 @@ static double rate(loop *run, double each, double seconds)
 POPCNT static void bits_avx512_popcnt(long repeats)
 {
     __m512i sum_u64x8[8] = {0}, x = _mm512_set1_epi64(0x123456789), w[8] = {0};
-    int i;
     while (repeats--) {
         CHANGED(x);
-        UNROLL for (i = 0; i < 8; i++) sum_u64x8[i] =
-            _mm512_add_epi64(sum_u64x8[i], _mm512_popcnt_epi64(_mm512_xor_si512(x, w[i])));
-        UNROLL for (i = 0; i < 8; i++) CHANGED(w[i]);
+        EACH (i, 8)
+            sum_u64x8[i] = _mm512_add_epi64(sum_u64x8[i], _mm512_popcnt_epi64(_mm512_xor_si512(x, w[i])));
+        EACH (i, 8) CHANGED(w[i]);
     }
-    UNROLL for (i = 0; i < 8; i++) CHANGED(sum_u64x8[i]);
+    EACH (i, 8) CHANGED(sum_u64x8[i]);
 }
 
 AVX512 static void f32_avx512(long repeats)
 {
     __m512 sum_f32x16[8] = {0}, table = _mm512_set1_ps(1);
     __m512i w[8] = {0};
-    int i;
     while (repeats--) {
         CHANGED(table);
-        UNROLL for (i = 0; i < 8; i++)
-        {
+        EACH (i, 8) {
             CHANGED(w[i]);
             sum_f32x16[i] = _mm512_add_ps(sum_f32x16[i], _mm512_permutexvar_ps(w[i], table));
             w[i] = _mm512_srli_epi32(w[i], 4);
         }
     }
-    UNROLL for (i = 0; i < 8; i++) CHANGED(sum_f32x16[i]);
+    EACH (i, 8) CHANGED(sum_f32x16[i]);
 }
 
 AVX512 static void i16_avx512(long repeats)
 {
     __m512i sum_i16x32[8] = {0}, table = _mm512_set1_epi16(1), w[8] = {0};
-    int i;
     while (repeats--) {
         CHANGED(table);
-        UNROLL for (i = 0; i < 8; i++)
-        {
+        EACH (i, 8) {
             CHANGED(w[i]);
             sum_i16x32[i] = _mm512_add_epi16(sum_i16x32[i], _mm512_permutexvar_epi16(w[i], table));
             if (i % 3) w[i] = _mm512_srli_epi16(w[i], 5); /* two of three groups are shifted */
         }
     }
-    UNROLL for (i = 0; i < 8; i++) CHANGED(sum_i16x32[i]);
+    EACH (i, 8) CHANGED(sum_i16x32[i]);
 }
 
 AVX2 static void bits_avx2(long repeats)
 {
-    const __m256i ones_of_nibble = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+    const __m256i ones_of_nibble =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
     const __m256i low = _mm256_set1_epi8(15);
     __m256i sum_u8x32[4] = {0}, x = _mm256_set1_epi64x(0x123456789), w[4] = {0};
-    int i;
     while (repeats--) {
         CHANGED_YMM(x);
-        UNROLL for (i = 0; i < 4; i++)
-        {
+        EACH (i, 4) {
             const __m256i v = _mm256_xor_si256(x, w[i]);
             const __m256i a = _mm256_shuffle_epi8(ones_of_nibble, _mm256_and_si256(v, low));
-            const __m256i b = _mm256_shuffle_epi8(ones_of_nibble, _mm256_and_si256(_mm256_srli_epi16(v, 4), low));
+            const __m256i b =
+                _mm256_shuffle_epi8(ones_of_nibble, _mm256_and_si256(_mm256_srli_epi16(v, 4), low));
             sum_u8x32[i] = _mm256_add_epi8(sum_u8x32[i], _mm256_add_epi8(a, b));
         }
     }
-    UNROLL for (i = 0; i < 4; i++) CHANGED_YMM(sum_u8x32[i]);
+    EACH (i, 4) CHANGED_YMM(sum_u8x32[i]);
 }
 
 AVX2 static void f32_avx2(long repeats)
 {
     __m256 sum_f32x8[4] = {0}, table = _mm256_set1_ps(1);
     __m256i w[4] = {0};
-    int i;
     while (repeats--) {
         CHANGED_YMM(table);
-        UNROLL for (i = 0; i < 4; i++)
-        {
+        EACH (i, 4) {
             CHANGED_YMM(w[i]);
             sum_f32x8[i] = _mm256_add_ps(sum_f32x8[i], _mm256_permutevar8x32_ps(table, w[i]));
             w[i] = _mm256_srli_epi32(w[i], 3);
         }
     }
-    UNROLL for (i = 0; i < 4; i++) CHANGED_YMM(sum_f32x8[i]);
+    EACH (i, 4) CHANGED_YMM(sum_f32x8[i]);
 }
 
 /* Outputs in a register times inputs in a table, times the unrolling. */
@@ -179,7 +172,8 @@ static double read_rate(size_t bytes, double seconds)
             array[0] = sum; /* so that each pass is another */
         }
         took = now() - start;
-        if ((double)bytes * (bytes < 64u << 20 ? 32 : 1) / took > best) best = (double)bytes * (bytes < 64u << 20 ? 32 : 1) / took;
+        if ((double)bytes * (bytes < 64u << 20 ? 32 : 1) / took > best)
+            best = (double)bytes * (bytes < 64u << 20 ? 32 : 1) / took;
     } while (now() - begin < seconds);
     used = sum;
     (void)used;
@@ -196,7 +190,8 @@ double bnn_peak(const char *what, double seconds)
     if (strcmp(what, "memory") == 0) return read_rate((size_t)256 << 20, seconds);
     if (strcmp(what, "cache") == 0) return read_rate((size_t)2 << 20, seconds);
     for (i = 0; i < LOOPS; i++)
-        if (strncmp(loops[i].what, what, length) == 0 && strcmp(loops[i].isa, isa) == 0 && bnn_kernels_named(isa))
+        if (strncmp(loops[i].what, what, length) == 0 && strcmp(loops[i].isa, isa) == 0 &&
+            bnn_kernels_named(isa))
             return rate(loops[i].run, loops[i].each, seconds);
     return 0;
 }

@@ -1,5 +1,5 @@
-/* What a core can do at best, measured in loops that work in registers, or that only read: the yardstick of the
-   benchmark. Not part of the engine. */
+/* What a core can do at best, measured in loops that work in registers, or that only read: the yardstick of
+   the benchmark. Not part of the engine. */
 
 #ifndef BNN_PEAK_H
 #define BNN_PEAK_H

@@ -1,5 +1,5 @@
-// Work is handed out as tickets, step by step, part by part, to whoever asks. The calling thread asks as well: it never
-// waits for one that has not woken, only for parts that another has begun.
+// Work is handed out as tickets, step by step, part by part, to whoever asks. The calling thread asks as
+// well: it never waits for one that has not woken, only for parts that another has begun.
 
 #include "threads.hpp"
 
@@ -15,9 +15,11 @@
 #include <pthread.h>
 #endif
 
-namespace {
+namespace
+{
 
-inline void relax() {
+inline void relax()
+{
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
     __builtin_ia32_pause();
 #elif defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
@@ -25,9 +27,10 @@ inline void relax() {
 #endif
 }
 
-// Between two steps a wait is short, so a thread looks for a while before it lets another run. Not for long: where
-// threads outnumber cores, what is waited for may not even be running.
-template <class Done> bool spin_until(Done done) {
+// Between two steps a wait is short, so a thread looks for a while before it lets another run. Not for long:
+// where threads outnumber cores, what is waited for may not even be running.
+template <class Done> bool spin_until(Done done)
+{
     constexpr int spins = 1000;
     for (int i = 0; i < spins; i++) {
         if (done()) return true;
@@ -42,21 +45,22 @@ struct Pool {
     std::condition_variable wake;
     std::vector<std::thread> threads;
 
-    // The call that is being worked on. All of it is written before `tickets`, and holds until `done` is the number of
-    // tickets, so whoever has drawn one of them may read it.
+    // The call that is being worked on. All of it is written before `tickets`, and holds until `done` is the
+    // number of tickets, so whoever has drawn one of them may read it.
     const std::function<void(int, int)> *task = nullptr;
     int parts = 0;
     std::atomic<int> done{0};
 
-    // How many calls there were (24 bits), tickets of this one (20), tickets drawn (20): in one word, so that a thread
-    // that comes late can not take a ticket of one call for one of another.
+    // How many calls there were (24 bits), tickets of this one (20), tickets drawn (20): in one word, so that
+    // a thread that comes late can not take a ticket of one call for one of another.
     std::atomic<std::uint64_t> tickets{0};
     static constexpr int bits = 20;
     static constexpr std::uint64_t mask = (std::uint64_t{1} << bits) - 1;
 
     static std::uint64_t call_of(std::uint64_t word) { return word >> 2 * bits; }
 
-    void begin(int steps, int of_each, const std::function<void(int, int)> &what) {
+    void begin(int steps, int of_each, const std::function<void(int, int)> &what)
+    {
         task = &what;
         parts = of_each;
         done.store(0, std::memory_order_relaxed);
@@ -70,7 +74,8 @@ struct Pool {
     }
 
     // Draws tickets until there are none.
-    void work() {
+    void work()
+    {
         for (;;) {
             const std::uint64_t word = tickets.fetch_add(1, std::memory_order_acq_rel);
             const int total = static_cast<int>(word >> bits & mask), ticket = static_cast<int>(word & mask);
@@ -84,7 +89,8 @@ struct Pool {
         }
     }
 
-    void serve() {
+    void serve()
+    {
         std::uint64_t seen = 0;
         for (;;) {
             const auto called = [&] { return call_of(tickets.load(std::memory_order_acquire)) != seen; };
@@ -97,7 +103,8 @@ struct Pool {
         }
     }
 
-    void grow(int size) {
+    void grow(int size)
+    {
         while (static_cast<int>(threads.size()) < size) threads.emplace_back([this] { serve(); });
     }
 };
@@ -106,7 +113,8 @@ struct Pool {
 Pool *pool = nullptr;
 std::once_flag once;
 
-void make_pool() {
+void make_pool()
+{
     pool = new Pool;
 #if defined(__unix__) || defined(__APPLE__)
     // In the child of a fork none of the threads exist, and a mutex may be held by one of them.
@@ -116,7 +124,8 @@ void make_pool() {
 
 } // namespace
 
-Team::Team(int wanted) : size_(1) {
+Team::Team(int wanted) : size_(1)
+{
     if (wanted < 2) return;
     std::call_once(once, make_pool);
     if (!pool->owner.try_lock()) return;
@@ -128,11 +137,13 @@ Team::Team(int wanted) : size_(1) {
     if (size_ < 2) pool->owner.unlock();
 }
 
-Team::~Team() {
+Team::~Team()
+{
     if (size_ > 1) pool->owner.unlock();
 }
 
-void Team::run(int steps, const std::function<void(int, int)> &task) {
+void Team::run(int steps, const std::function<void(int, int)> &task)
+{
     // As many steps at a time as tickets can be counted, with room for every thread to draw one too many.
     const int at_once = (1 << 19) / size_;
     for (int first = 0; first < steps; first += at_once) {
@@ -141,7 +152,9 @@ void Team::run(int steps, const std::function<void(int, int)> &task) {
             for (int step = 0; step < here; step++) task(first + step, 0);
             continue;
         }
-        const std::function<void(int, int)> from_first = [&](int step, int part) { task(first + step, part); };
+        const std::function<void(int, int)> from_first = [&](int step, int part) {
+            task(first + step, part);
+        };
         pool->begin(here, size_, from_first);
         pool->work();
         const auto finished = [&] { return pool->done.load(std::memory_order_acquire) == here * size_; };

@@ -1,8 +1,8 @@
-"""From a PackedModel to what the C engine runs: values with a dtype and a channels-last shape, and fused nodes.
+"""From a PackedModel to what the C engine runs: values with a dtype, channels-last, and fused operations.
 
 `native/bnn.h` says what each operation does. Here is decided which of them a node of the model becomes:
 
-- a product takes the activation and the sign, or the threshold, that follow it; signs move before max pooling;
+- a product takes the activation and the sign, or the threshold, that follow it;
 - images are channels-last; a fully connected layer on a flattened image is a window as large as the image;
 - raw pixels enter a first packed layer as integers; elsewhere they are normalised first, in float64.
 
@@ -10,8 +10,8 @@ Exporters to C read the same program.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal
 
@@ -31,7 +31,6 @@ from bnn.nodes import (
     Linear,
     MaxPool2d,
     Node,
-    PackedWeight,
     PReLU,
     ReLU,
     Sign,
@@ -40,101 +39,14 @@ from bnn.nodes import (
 )
 from bnn.packed import PackedModel
 from bnn.runtime import reference
+from bnn.runtime.program import DType, Finish, Op, Program, Value
+from bnn.runtime.weights import Weight, constants, padding_correction, segments
 
-__all__ = ["Border", "Finish", "Op", "Program", "Segment", "Value", "lower"]
+__all__ = ["lower"]
 
 Array = NDArray[Any]
-DType = Literal["bits", "u8", "i8", "i32", "f32", "f64"]
 Product = Linear | Conv2d
 Activation = ReLU | Hardtanh | PReLU
-
-
-@dataclass(frozen=True)
-class Value:
-    """One array for each sample, (height, width, channels)."""
-
-    dtype: DType
-    height: int
-    width: int
-    channels: int
-
-    @property
-    def size(self) -> int:
-        return self.height * self.width * self.channels
-
-
-@dataclass(frozen=True, eq=False)
-class Finish:
-    """bnn_finish: activation(scale * sum + shift), or a comparison; its fields."""
-
-    computed: DType = "f32"
-    narrow: bool = False
-    scale: Array | None = None
-    shift: Array | None = None
-    activation: Literal["identity", "relu", "hardtanh", "prelu"] = "identity"
-    low: float = 0.0
-    high: float = 0.0
-    slope: Array | None = None
-    threshold: Array | None = None
-    flip: Array | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Border:
-    """bnn_border: values by class of row, class of column and output channel."""
-
-    values: Array
-    row: Array | None = None
-    column: Array | None = None
-    columns: int = 1
-
-
-@dataclass(frozen=True, eq=False)
-class Segment:
-    """bnn_segment: channels of raw pixels with one deviation, and their part of the weight, [out][words]."""
-
-    first: int
-    channels: int
-    divisor: float
-    rows: Array
-
-
-@dataclass(frozen=True, eq=False)
-class Op:
-    """bnn_node: an operation, the values it reads and writes, and its fields.
-
-    rows: weights of ±1, [group][out][words], each row of `n` signs in the order (tap, channel), for
-    "product_bits" a whole number of words for each tap. weight: those that are not packed.
-    """
-
-    op: str
-    inputs: tuple[int, ...]
-    output: int
-    second: int = 0
-    kernel: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    dilation: tuple[int, int] = (1, 1)
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
-    groups: int = 1
-    pad_value: float = 0.0
-    count_padding: bool = True
-    rows: Array | None = None
-    n: int = 0
-    weight: Array | None = None
-    segments: tuple[Segment, ...] = ()
-    border: Border | None = None
-    mean: Array | None = None
-    deviation: Array | None = None
-    flip: Array | None = None
-    finish: Finish = field(default_factory=Finish)
-
-
-@dataclass(frozen=True, eq=False)
-class Program:
-    """Values, of which 0 is the input and the last operation's output the output, and operations in order."""
-
-    values: tuple[Value, ...]
-    ops: tuple[Op, ...]
 
 
 def lower(
@@ -158,8 +70,19 @@ def lower(
     return Program(tuple(lowering.values), tuple(lowering.ops))
 
 
+@dataclass(frozen=True, eq=False)
+class _Fused:
+    """Nodes of the model that become one operation, by name; the pooling that is left behind it."""
+
+    names: list[str]
+    finish: Finish
+    dtype: DType
+    pools: Sequence[MaxPool2d] = ()
+    flip: NDArray[np.uint64] | None = None  # channels of which pooling takes the smallest
+
+
 class _Lowering:
-    """Where each value of the model is: its index, and whether it is a flattened image still channels-last."""
+    """The values and operations so far, and which value of the engine each value of the model is."""
 
     def __init__(self, model: PackedModel, dtype: Literal["u8", "f32"], activations: str) -> None:
         self.model, self.activations = model, activations
@@ -183,7 +106,7 @@ class _Lowering:
         self.ops.append(Op(op, tuple(inputs), index, **fields))
         return index
 
-    def once(self, name: str, what: str, make: Any) -> int:
+    def once(self, name: str, what: str, make: Callable[[], int]) -> int:
         """What was made of a value for one reader serves the next."""
         if (name, what) not in self.cached:
             self.cached[name, what] = make()
@@ -241,9 +164,7 @@ class _Lowering:
             return index
         cast = replace(value, dtype=wanted)
         finish = Finish(computed="f64" if "f64" in (wanted, value.dtype) else "f32")
-        return self.once(
-            name, f"{wanted} {index}", lambda: self.add("map", [index], cast, finish=finish)
-        )
+        return self.once(name, f"{wanted} {index}", lambda: self.add("map", [index], cast, finish=finish))
 
     # --- nodes --------------------------------------------------------------------------------------------
 
@@ -352,7 +273,7 @@ class _Lowering:
                 finish = _activated(finish, node, self.values[index].channels)
         if not isinstance(node, Sign) and (sign := self.sign_after(names[-1])):
             names.append(sign.name)
-        signed = isinstance(node, Sign) or len(names) > 1 and isinstance(self.node(names[-1]), Sign)
+        signed = isinstance(node, Sign) or (len(names) > 1 and isinstance(self.node(names[-1]), Sign))
         value = replace(self.values[index], dtype="bits" if signed else dtype)
         self.at[names[-1]] = self.add("map", [index], value, finish=finish)
         return names
@@ -363,104 +284,88 @@ class _Lowering:
     # --- products -----------------------------------------------------------------------------------------
 
     def product(self, node: Product) -> list[str]:
-        """A product with what follows it: a threshold (before or behind max pooling), or activation and sign."""
-        source, names = node.inputs[0], [node.name]
+        """A product with what follows it."""
+        source = node.inputs[0]
         index, window = self.window(node)
-        channels, outputs = self.values[index].channels, node.out_channels
-        taps = prod(window["kernel"])
-        pixels = self.values[index].dtype == "u8"
+        pixels, signs = (self.values[index].dtype == dtype for dtype in ("u8", "bits"))
+        integers = signs and self.takes_bits(node)
         raw = pixels and node.is_packed and window["groups"] == 1
-        integers = self.values[index].dtype == "bits" and self.takes_bits(node)
-        if pixels and not raw:
-            index = self.floats(source, index)
-
-        dtype: DType = _dtype(reference.dtype_of(node))
-        pools: list[MaxPool2d] = []
-        threshold = self.threshold_after(node, pools) if integers and node.scale is None else None
-        if raw and not threshold:
-            pools = self.pools_before_sign(node)
-        finish: Finish
-        out: DType
-        if threshold:
-            finish, out = Finish(threshold=threshold.threshold, flip=_bits_of(threshold.flip)), "bits"
-            names += [*(p.name for p in pools), threshold.name]
-        else:
-            finish = _scaled("f64" if raw or dtype == "f64" else "f32", dtype, node.scale, node.shift)
-            out = dtype
-            if pools:
-                sign = self.sign_after(pools[-1].name)
-                assert sign is not None
-                names += [*(p.name for p in pools), sign.name]
-                out = "bits"
-            else:
-                if after := self.activation_after(names[-1]):
-                    names.append(after.name)
-                    finish = _activated(finish, after, outputs)
-                if after_sign := self.sign_after(names[-1]):
-                    names.append(after_sign.name)
-                    out = "bits"
-                elif integers and node.scale is None and self.read_as_integers(node.name):
-                    out = "i32"
-        height, width = self.model.shapes[node.name][1:] if isinstance(node, Conv2d) else (1, 1)
-        value = Value(out, height, width, outputs)
-
         quantized = (
             self.activations == "int8"
-            and not pixels
-            and not integers
+            and not (pixels or integers)
             and reference.quantizes(node, self.model.kinds[source])
         )
-        weight = _in_taps(node, window["kernel"], channels // window["groups"])  # (out, taps, channels)
-        depthwise = node.is_packed and not raw and window["groups"] == channels == outputs > 1
-        fields: dict[str, Any] = {**window, "finish": finish}
-        if depthwise:
-            fields["weight"] = np.ascontiguousarray(weight.reshape(outputs, taps).T.astype(np.int8))
-            inputs = [index]
-            if quantized:
-                inputs = self.quantized(source, index)
-            elif not integers:
-                inputs = [self.floats(source, index, dtype)]
-            made = self.add("depthwise", inputs, value, **fields)
-        elif raw:
-            made = self.add(
-                "product_u8",
-                [index],
-                value,
-                segments=self.segments(weight),
-                border=self.constants(node, source),
-                **fields,
-            )
+        fused = self.fuse(node, integers, raw)
+        height, width = self.model.shapes[node.name][1:] if isinstance(node, Conv2d) else (1, 1)
+        value = Value(fused.dtype, height, width, node.out_channels)
+        channels, dtype = self.values[index].channels, _dtype(reference.dtype_of(node))
+        weight = Weight(node, window["kernel"], channels // window["groups"])
+        fields: dict[str, Any] = {**window, "finish": fused.finish}
+
+        if raw:
+            fields["segments"] = segments(weight, self.model.input)
+            fields["border"] = constants(node, self.shape_of(source), self.model.input)
+            made = self.add("product_u8", [index], value, **fields)
         elif not node.is_packed:
-            groups = window["groups"]
-            dense = weight.reshape(groups, outputs // groups, -1).transpose(0, 2, 1).astype(np.float32)
-            index = self.floats(source, index)
-            made = self.add("dense", [index], value, weight=np.ascontiguousarray(dense), **fields)
-        elif integers:
-            border = None
-            if isinstance(node, Conv2d) and any(node.padding) and node.pad_value == 0:
-                border = _padding_correction(node, weight, self.shape_of(source))
-            rows = bits.pack(weight).reshape(outputs, -1)  # whole words for each tap
-            made = self.add(
-                "product_bits", [index], value, rows=rows, n=rows.shape[1] * 64, border=border, **fields
-            )
+            fields["weight"] = weight.dense(window["groups"])
+            made = self.add("dense", [self.floats(source, index)], value, **fields)
         else:
-            rows = bits.pack(weight.reshape(outputs, -1))
-            fields |= {"rows": rows, "n": taps * weight.shape[2]}
-            if quantized:
-                made = self.add("product_i8", self.quantized(source, index), value, **fields)
-            elif dtype == "f64":
-                made = self.add("product_f64", [self.floats(source, index)], value, **fields)
+            depthwise = window["groups"] == channels == node.out_channels > 1
+            if depthwise:
+                fields["weight"] = weight.depthwise()
+            elif integers:
+                fields["rows"] = weight.rows_of_taps()
+                fields["n"] = 64 * fields["rows"].shape[1]
+                if isinstance(node, Conv2d):
+                    fields["border"] = padding_correction(node, weight, self.shape_of(source))
             else:
-                made = self.add("product_f32", [self.floats(source, index, "f32")], value, **fields)
-        flip = None
-        if threshold and pools and threshold.flip.any():
-            flip = _bits_of(threshold.flip)
-        if out == "i32" and dtype == "f64":
+                fields["rows"], fields["n"] = weight.rows(), weight.taps * weight.channels
+            if integers:
+                kind, inputs = "product_bits", [index]
+            elif quantized:
+                kind, inputs = "product_i8", self.quantized(source, index)
+            elif dtype == "f64":
+                kind, inputs = "product_f64", [self.floats(source, index)]
+            else:
+                kind, inputs = "product_f32", [self.floats(source, index, "f32")]
+            if depthwise and dtype == "f64" and kind == "product_f64":
+                inputs = [self.floats(source, index, "f64")]
+            made = self.add("depthwise" if depthwise else kind, inputs, value, **fields)
+
+        if fused.dtype == "i32" and dtype == "f64":
             self.wide.add(made)
-        for pool in pools:
-            made = self.pool("max_pool", pool, made, flip=flip)
-        self.at[names[-1]] = made
-        return names
+        for pool in fused.pools:
+            made = self.pool("max_pool", pool, made, flip=fused.flip)
+        self.at[fused.names[-1]] = made
+        return fused.names
+
+    def fuse(self, node: Product, integers: bool, raw: bool) -> "_Fused":
+        """What follows a product and is computed with it: a threshold, or an activation and a sign.
+
+        A threshold or, of pixels, a sign moves before max pooling, which is then on bits. (Of floats it does
+        not: the largest of numbers and NaN is NaN, whose sign is -1; the largest of their signs may be +1.)
+        """
+        names, dtype = [node.name], _dtype(reference.dtype_of(node))
+        reader, pools = self.only_reader(node.name), []
+        while isinstance(reader, MaxPool2d):
+            pools.append(reader)
+            reader = self.only_reader(reader.name)
+        behind = [*(pool.name for pool in pools), reader.name if reader else ""]
+        if integers and isinstance(reader, Threshold):
+            flip = _bits_of(reader.flip)
+            finish = Finish(threshold=reader.threshold, flip=flip)
+            return _Fused(names + behind, finish, "bits", pools, flip if reader.flip.any() else None)
+        finish = _scaled("f64" if raw or dtype == "f64" else "f32", dtype, node.scale, node.shift)
+        if raw and pools and isinstance(reader, Sign):
+            return _Fused(names + behind, finish, "bits", pools)
+        if activation := self.activation_after(names[-1]):
+            names.append(activation.name)
+            finish = _activated(finish, activation, node.out_channels)
+        if sign := self.sign_after(names[-1]):
+            return _Fused([*names, sign.name], finish, "bits")
+        if integers and node.scale is None and len(names) == 1 and self.read_as_integers(node.name):
+            dtype = "i32"
+        return _Fused(names, finish, dtype)
 
     def window(self, node: Product) -> tuple[int, dict[str, Any]]:
         """The index of a product's input, and its window over it."""
@@ -484,17 +389,6 @@ class _Lowering:
             return False
         return node.is_packed
 
-    def threshold_after(self, node: Product, pools: list[MaxPool2d]) -> Threshold | None:
-        """The threshold that reads this product alone, directly or through max pooling, which goes to `pools`."""
-        reader = self.only_reader(node.name)
-        while isinstance(reader, MaxPool2d):
-            pools.append(reader)
-            reader = self.only_reader(reader.name)
-        if isinstance(reader, Threshold):
-            return reader
-        pools.clear()
-        return None
-
     def read_as_integers(self, name: str) -> bool:
         """Whether a threshold reads this value, directly or through max pooling and flattening."""
         return any(
@@ -502,15 +396,6 @@ class _Lowering:
             or (isinstance(reader, MaxPool2d | Flatten) and self.read_as_integers(reader.name))
             for reader in self.readers.get(name, ())
         )
-
-    def pools_before_sign(self, node: Product) -> list[MaxPool2d]:
-        """Max pooling between a product of pixels and a sign: the sign may come first, for nothing is NaN."""
-        pools: list[MaxPool2d] = []
-        reader = self.only_reader(node.name)
-        while isinstance(reader, MaxPool2d):
-            pools.append(reader)
-            reader = self.only_reader(reader.name)
-        return pools if isinstance(reader, Sign) else []
 
     def quantized(self, name: str, index: int) -> list[int]:
         index = self.floats(name, index)
@@ -524,30 +409,6 @@ class _Lowering:
 
         made = self.once(name, f"i8 {index}", make)
         return [made, self.cached[name, f"scale {index}"]]
-
-    def segments(self, weight: Array) -> tuple[Segment, ...]:
-        """Runs of channels with one deviation, in the order in which the reference adds them."""
-        channels = weight.shape[2]
-        std = np.array(self.model.input.std)
-        std = np.repeat(std, channels // std.size)
-        edges = [0, *(np.flatnonzero(np.diff(std)) + 1).tolist(), channels]
-        runs = sorted(zip(edges[:-1], edges[1:], strict=True), key=lambda run: float(std[run[0]]))
-        outputs = len(weight)
-        return tuple(
-            Segment(a, b - a, 255 * float(std[a]), bits.pack(weight[:, :, a:b].reshape(outputs, -1)))
-            for a, b in runs
-        )
-
-    def constants(self, node: Product, source: str) -> Border:
-        """What a raw 0 everywhere gives, which depends on how much of the window lies in the padding."""
-        shape = self.shape_of(source)
-        constant = reference.product_of_zero(node, shape, self.model.input)[0]
-        if not isinstance(node, Conv2d):
-            return Border(constant)
-        row, column = _classes(node, shape)
-        first = [np.unique(classes, return_index=True)[1] for classes in (row, column)]
-        values = constant[:, first[0]][:, :, first[1]].transpose(1, 2, 0)
-        return Border(np.ascontiguousarray(values), row, column, len(first[1]))
 
     def finish_output(self) -> None:
         """The caller's output: float32, as PyTorch has it, and written by the last operation alone."""
@@ -587,46 +448,8 @@ def _activated(finish: Finish, node: Activation, channels: int) -> Finish:
         return replace(finish, activation="relu")
     if isinstance(node, Hardtanh):
         return replace(finish, activation="hardtanh", low=node.low, high=node.high)
-    return replace(
-        finish, activation="prelu", slope=np.broadcast_to(node.slope, channels).astype(np.float32)
-    )
+    return replace(finish, activation="prelu", slope=np.broadcast_to(node.slope, channels).astype(np.float32))
 
 
 def _bits_of(flags: NDArray[np.bool_]) -> NDArray[np.uint64]:
     return bits.pack(1 - 2 * flags.astype(np.int8))
-
-
-def _in_taps(node: Product, kernel: tuple[int, int], channels: int) -> Array:
-    """The weight as (out, taps, channels): of a fully connected layer, its inputs are an image's, flattened."""
-    weight = node.weight.signs() if isinstance(node.weight, PackedWeight) else node.weight
-    return np.ascontiguousarray(
-        weight.reshape(len(weight), channels, kernel[0] * kernel[1]).transpose(0, 2, 1)
-    )
-
-
-def _inside(node: Conv2d, axis: int, size: int, outputs: int) -> NDArray[np.bool_]:
-    """(outputs, taps): which taps of the kernel lie in the image, along one axis."""
-    at = np.arange(outputs)[:, None] * node.stride[axis] - node.padding[2 * axis]
-    at = at + np.arange(node.weight.shape[2 + axis]) * node.dilation[axis]
-    return (at >= 0) & (at < size)
-
-
-def _classes(node: Conv2d, shape: Sequence[int]) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    """For each output row, and each column, a number that is the same where the same taps lie in the image."""
-    found = []
-    for axis, size in enumerate(node.shape(tuple(shape))[1:]):
-        inside = _inside(node, axis, shape[1 + axis], size)
-        found.append(np.unique(inside, axis=0, return_inverse=True)[1].reshape(-1).astype(np.uint16))
-    return found[0], found[1]
-
-
-def _padding_correction(node: Conv2d, weight: Array, shape: Sequence[int]) -> Border:
-    """What padding of 0 must not add: it enters as +1, so the weights of the taps that lie in it are summed."""
-    of_tap = weight.sum(axis=2, dtype=np.int32)  # (out, taps)
-    classes, inside = _classes(node, shape), []
-    for axis, (numbers, size) in enumerate(zip(classes, node.shape(tuple(shape))[1:], strict=True)):
-        first = np.unique(numbers, return_index=True)[1]
-        inside.append(_inside(node, axis, shape[1 + axis], size)[first])
-    outside = ~(inside[0][:, None, :, None] & inside[1][None, :, None, :])
-    values = outside.reshape(len(inside[0]), len(inside[1]), -1) @ of_tap.T
-    return Border(np.ascontiguousarray(values, dtype=np.int32), *classes, len(inside[1]))

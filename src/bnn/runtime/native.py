@@ -1,4 +1,4 @@
-"""The compiled engine's face: a PackedModel becomes plans, one for each dtype of input, made when first needed."""
+"""The compiled engine's face: a PackedModel becomes plans, one for each dtype of input, when first needed."""
 
 from threading import Lock
 from typing import Any
@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from bnn.packed import PackedModel
 from bnn.runtime import _native
-from bnn.runtime.lowering import Border, Finish, Op, Program, Segment, lower
+from bnn.runtime.lowering import lower
+from bnn.runtime.program import Border, Finish, Op, Program, Segment
 from bnn.runtime.reference import Activations
 
 __all__ = ["Engine", "instruction_sets"]

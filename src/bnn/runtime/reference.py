@@ -78,18 +78,27 @@ def _run(model: PackedModel, x: Array, activations: Activations) -> Array:
     last_use = {name: node for node in model.nodes for name in node.inputs}
     for node in model.nodes:
         inputs = [values[name] for name in node.inputs]
-        is_product = isinstance(node, Linear | Conv2d)
-        if is_product and node.is_packed and inputs[0].dtype == np.uint8:
+        if not _takes_pixels(node):
+            inputs = [_normalise(v, model.input) for v in inputs]
+        if isinstance(node, Linear | Conv2d) and inputs[0].dtype == np.uint8:
             y = _product_of_pixels(node, inputs[0], model.input)
+        elif (
+            isinstance(node, Linear | Conv2d)
+            and activations == "int8"
+            and quantizes(node, model.kinds[node.inputs[0]])
+        ):
+            y = _product_of_quantized(node, inputs[0])
         else:
-            if not isinstance(node, Flatten):  # which leaves raw pixels raw
-                inputs = [_normalise(v, model.input) for v in inputs]
-            int8 = is_product and activations == "int8" and quantizes(node, model.kinds[node.inputs[0]])
-            y = _product_of_quantized(node, inputs[0]) if int8 else OPERATIONS[type(node)](node, *inputs)
+            y = OPERATIONS[type(node)](node, *inputs)
         values[node.name] = y
         for name in {name for name in node.inputs if last_use[name] is node}:
             del values[name]  # nothing reads it any more
     return _normalise(values[model.output.name], model.input)
+
+
+def _takes_pixels(node: Node) -> bool:
+    """Whether raw pixels enter a node as they are: a packed product, or Flatten, which leaves them raw."""
+    return isinstance(node, Flatten) or (isinstance(node, Linear | Conv2d) and node.is_packed)
 
 
 # --- raw pixels -------------------------------------------------------------------------------------------
@@ -159,6 +168,7 @@ def quantize(x: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     rows = x.reshape(len(x), -1)
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = np.abs(rows).max(axis=1) / np.float32(127)
+        scale[scale < np.finfo(np.float32).tiny] = 0  # too coarse to divide by
         q = np.rint(rows / scale[:, None])
     q[~(np.isfinite(scale) & (scale > 0))] = 0
     return q.astype(np.int8).reshape(x.shape), scale
@@ -166,10 +176,11 @@ def quantize(x: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
 
 def _product_of_quantized(node: Linear | Conv2d, x: Array) -> Array:
     q, scale = quantize(x)
-    sums = _product(node, q, np.dtype(np.float64))  # exact: fewer than 2^53 / 127 terms
     dtype = dtype_of(node)
+    sums = _product(node, q, np.dtype(np.float64)).astype(dtype)  # exact: fewer than 2^53 / 127 terms
+    of_samples = scale.astype(dtype).reshape(-1, *[1] * (sums.ndim - 1))
     with np.errstate(invalid="ignore"):
-        return _scale_and_shift(node, sums.astype(dtype) * scale.astype(dtype).reshape(-1, *[1] * (sums.ndim - 1)))
+        return _scale_and_shift(node, sums * of_samples)
 
 
 # --- products ---------------------------------------------------------------------------------------------

@@ -27,10 +27,8 @@ def thread_count(asked: int | None = None) -> int:
 
 def available_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Cores that this process may run on: its affinity, and the share of time its control group is given."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:  # macOS, Windows
-        cores = os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    cores: int = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, min(cores, ceil(_quota(cgroup) or cores)))
 
 

@@ -1,0 +1,326 @@
+/* From nodes and values to a plan: everything is checked, values are placed in the arena, and it is worked
+   out what a part of a node needs beside them. */
+
+#include "engine.h"
+
+const char *bnn_status_text(bnn_status status)
+{
+    switch (status) {
+    case BNN_OK: return "no error";
+    case BNN_ERROR_GRAPH: return "a node reads what no earlier node wrote, or an index is out of range";
+    case BNN_ERROR_SHAPE: return "the shapes or fields of a node do not fit each other";
+    case BNN_ERROR_DTYPE: return "a node cannot take or give this dtype";
+    case BNN_ERROR_MISSING: return "a node lacks an array";
+    case BNN_ERROR_SIZE: return "more bytes than can be counted";
+    }
+    return "unknown status";
+}
+size_t bnn_pixel_bytes(const bnn_value *v)
+{
+    switch (v->dtype) {
+    case BNN_BITS: return (size_t)bnn_words(v->channels) * sizeof(uint64_t);
+    case BNN_U8:
+    case BNN_I8: return (size_t)v->channels;
+    case BNN_I32:
+    case BNN_F32: return (size_t)v->channels * 4;
+    default: return (size_t)v->channels * 8;
+    }
+}
+
+/* --- checks
+ * -------------------------------------------------------------------------------------------------- */
+
+/* The dtype of a product's sums. */
+bnn_dtype bnn_sum_dtype(const bnn_node *node, bnn_dtype in)
+{
+    switch (node->op) {
+    case BNN_PRODUCT_BITS:
+    case BNN_PRODUCT_I8: return BNN_I32;
+    case BNN_PRODUCT_F32: return BNN_F32;
+    case BNN_PRODUCT_F64:
+    case BNN_PRODUCT_U8: return BNN_F64;
+    case BNN_DENSE: return node->finish.computed;
+    default: return in == BNN_F32 || in == BNN_F64 ? in : BNN_I32;
+    }
+}
+
+static int takes(const bnn_node *node, bnn_dtype in, bnn_dtype out)
+{
+    const int floats = in == BNN_F32 || in == BNN_F64;
+    switch (node->op) {
+    case BNN_FROM_PLANES: return in == out ? in != BNN_BITS : in == BNN_F32 && out == BNN_BITS;
+    case BNN_TO_PLANES: return in == out;
+    case BNN_NORMALIZE: return in == BNN_U8 && out == BNN_F64;
+    case BNN_QUANTIZE: return floats && out == BNN_I8;
+    case BNN_MAP: return in != BNN_U8 && in != BNN_I8;
+    case BNN_PRODUCT_BITS: return in == BNN_BITS;
+    case BNN_PRODUCT_F32: return in == BNN_F32;
+    case BNN_PRODUCT_F64:
+    case BNN_DENSE: return floats;
+    case BNN_PRODUCT_I8: return in == BNN_I8;
+    case BNN_PRODUCT_U8: return in == BNN_U8;
+    case BNN_DEPTHWISE: return floats || in == BNN_I8 || in == BNN_BITS;
+    case BNN_MAX_POOL: return in == out && (floats || in == BNN_BITS || in == BNN_I32);
+    case BNN_AVG_POOL:
+    case BNN_ADD:
+    case BNN_SOFTMAX: return in == out && floats;
+    case BNN_CONCAT: return in == out;
+    default: return 0;
+    }
+}
+
+static bnn_status check_finish(const bnn_finish *f, bnn_dtype from, bnn_dtype to)
+{
+    if (to == BNN_U8 || to == BNN_I8) return BNN_ERROR_DTYPE;
+    if (f->threshold) {
+        if (from != BNN_I32 || to != BNN_BITS) return BNN_ERROR_DTYPE;
+        return f->flip ? BNN_OK : BNN_ERROR_MISSING;
+    }
+    if (to == BNN_I32) return from == BNN_I32 && !f->scale && !f->activation ? BNN_OK : BNN_ERROR_DTYPE;
+    if (f->computed != BNN_F32 && f->computed != BNN_F64) return BNN_ERROR_DTYPE;
+    if ((f->scale == NULL) != (f->shift == NULL)) return BNN_ERROR_MISSING;
+    if (f->activation == BNN_PRELU && !f->slope) return BNN_ERROR_MISSING;
+    return BNN_OK;
+}
+
+static int window_fits(const bnn_node *node, int32_t axis, int32_t in, int32_t out)
+{
+    const int64_t before = node->padding[2 * axis], after = node->padding[2 * axis + 1];
+    const int64_t span = (int64_t)node->dilation[axis] * (node->kernel[axis] - 1) + 1;
+    if (node->kernel[axis] < 1 || node->stride[axis] < 1 || node->dilation[axis] < 1 || before < 0 ||
+        after < 0)
+        return 0;
+    if (in + before + after < span || in + before + after > INT32_MAX) return 0;
+    return out == (in + before + after - span) / node->stride[axis] + 1;
+}
+
+static bnn_status check_window(const bnn_node *node, const bnn_value *in, const bnn_value *out)
+{
+    const int64_t inner = (int64_t)node->kernel[0] * node->kernel[1] * (in->channels + 63);
+    if (!window_fits(node, 0, in->height, out->height) || !window_fits(node, 1, in->width, out->width))
+        return BNN_ERROR_SHAPE;
+    if (!bnn_is_product(node->op)) return in->channels == out->channels ? BNN_OK : BNN_ERROR_SHAPE;
+    if (inner > INT32_MAX || node->groups < 1 || in->channels % node->groups || out->channels % node->groups)
+        return BNN_ERROR_SHAPE;
+    if (node->op == BNN_DEPTHWISE && (node->groups != in->channels || in->channels != out->channels))
+        return BNN_ERROR_SHAPE;
+    if (node->op == BNN_PRODUCT_U8) {
+        int32_t i;
+        if (!node->segments || !node->border.values || node->groups != 1) return BNN_ERROR_MISSING;
+        for (i = 0; i < node->n_segments; i++) {
+            const bnn_segment *s = node->segments + i;
+            if (s->first < 0 || s->channels < 1 || s->first > in->channels - s->channels)
+                return BNN_ERROR_SHAPE;
+            if (!s->weight) return BNN_ERROR_MISSING;
+        }
+        return BNN_OK;
+    }
+    return node->weight ? BNN_OK : BNN_ERROR_MISSING;
+}
+
+static bnn_status check_node(const bnn_plan *plan, int32_t step)
+{
+    const bnn_node *node = plan->nodes + step;
+    const bnn_value *values = plan->values, *in, *out;
+    int32_t i, channels = 0;
+    if (node->op < 0 || node->op >= BNN_OPS || node->n_inputs < 1 || !node->inputs) return BNN_ERROR_GRAPH;
+    if (node->output < 1 || node->output >= plan->n_values || values[node->output].first >= 0)
+        return BNN_ERROR_GRAPH;
+    for (i = 0; i < node->n_inputs; i++) {
+        if (node->inputs[i] < 0 || node->inputs[i] >= plan->n_values) return BNN_ERROR_GRAPH;
+        if (node->inputs[i] > 0 && values[node->inputs[i]].first < 0) return BNN_ERROR_GRAPH;
+    }
+    in = values + node->inputs[0];
+    out = values + node->output;
+    if (!takes(node, in->dtype, out->dtype)) return BNN_ERROR_DTYPE;
+    if (bnn_is_windowed(node->op)) {
+        const bnn_status status = check_window(node, in, out);
+        if (status != BNN_OK) return status;
+    } else if (node->op == BNN_FROM_PLANES || node->op == BNN_TO_PLANES) {
+        if (bnn_entries(in) != bnn_entries(out)) return BNN_ERROR_SHAPE;
+    } else if (node->op != BNN_CONCAT) {
+        if (bnn_places(in) != bnn_places(out) || in->channels != out->channels) return BNN_ERROR_SHAPE;
+    }
+    for (i = 0; i < node->n_inputs; i++) {
+        const bnn_value *other = values + node->inputs[i];
+        if (node->op == BNN_ADD || node->op == BNN_CONCAT) {
+            if (other->dtype != in->dtype) return BNN_ERROR_DTYPE;
+            if (bnn_places(other) != bnn_places(out)) return BNN_ERROR_SHAPE;
+            if (node->op == BNN_ADD && other->channels != out->channels) return BNN_ERROR_SHAPE;
+            channels += other->channels;
+        } else if (i == 1 && (node->op == BNN_PRODUCT_I8 || node->op == BNN_DEPTHWISE)) {
+            if (other->dtype != BNN_F32 || bnn_entries(other) != 1) return BNN_ERROR_SHAPE;
+        } else if (i > 0) {
+            return BNN_ERROR_GRAPH;
+        }
+    }
+    if (node->op == BNN_CONCAT && channels != out->channels) return BNN_ERROR_SHAPE;
+    if (node->op == BNN_PRODUCT_I8 && node->n_inputs != 2) return BNN_ERROR_GRAPH;
+    if (node->op == BNN_NORMALIZE && (!node->mean || !node->deviation)) return BNN_ERROR_MISSING;
+    if (node->op == BNN_QUANTIZE) {
+        const int32_t k = node->second;
+        if (k < 1 || k >= plan->n_values || k == node->output || values[k].first >= 0) return BNN_ERROR_GRAPH;
+        if (values[k].dtype != BNN_F32 || bnn_entries(values + k) != 1) return BNN_ERROR_SHAPE;
+    }
+    if (bnn_is_product(node->op))
+        return check_finish(&node->finish, bnn_sum_dtype(node, in->dtype), out->dtype);
+    if (node->op == BNN_MAP) return check_finish(&node->finish, in->dtype, out->dtype);
+    return BNN_OK;
+}
+/* --- the arena
+ * ------------------------------------------------------------------------------------------------ */
+
+static size_t room(const bnn_value *v) { return bnn_round_up(v->bytes, BNN_ALIGNMENT); }
+
+/* The lowest offset at which a value overlaps none that is needed while it is. */
+static void place(bnn_plan *plan, int32_t index)
+{
+    bnn_value *v = plan->values + index;
+    int32_t k;
+    v->offset = 0;
+    for (k = 1; k < plan->n_values; k++) {
+        const bnn_value *w = plan->values + k;
+        if (k == index || w->first < 0 || w->offset == SIZE_MAX || w->last < v->first || w->first > v->last)
+            continue;
+        if (v->offset < w->offset + room(w) && w->offset < v->offset + room(v)) {
+            v->offset = w->offset + room(w);
+            k = 0; /* look at all of them again */
+        }
+    }
+    if (v->offset + room(v) > plan->row_bytes) plan->row_bytes = v->offset + room(v);
+}
+
+bnn_status bnn_plan_init(bnn_plan *plan, bnn_value *values, int32_t n_values, const bnn_node *nodes,
+                         int32_t n_nodes, const bnn_kernels *kernels)
+{
+    int32_t i, k;
+    size_t all = 0;
+    plan->kernels = kernels;
+    plan->values = values;
+    plan->nodes = nodes;
+    plan->n_values = n_values;
+    plan->n_nodes = n_nodes;
+    plan->row_bytes = 0;
+    if (!values || !nodes || !kernels) return BNN_ERROR_MISSING;
+    if (n_values < 2 || n_nodes < 1) return BNN_ERROR_GRAPH;
+    for (k = 0; k < n_values; k++) {
+        bnn_value *v = values + k;
+        if (v->height < 1 || v->width < 1 || v->channels < 1) return BNN_ERROR_SHAPE;
+        if (v->width > INT32_MAX / v->height || v->channels > INT32_MAX - 63 ||
+            (v->channels + 63) / 64 * 64 > INT32_MAX / bnn_places(v))
+            return BNN_ERROR_SIZE;
+        if ((size_t)bnn_places(v) > (SIZE_MAX / 2 - all) / bnn_pixel_bytes(v)) return BNN_ERROR_SIZE;
+        v->bytes = (size_t)bnn_places(v) * bnn_pixel_bytes(v);
+        all += v->bytes;
+        v->first = v->last = -1;
+        v->offset = SIZE_MAX; /* not placed */
+    }
+    for (i = 0; i < n_nodes; i++) {
+        const bnn_status status = check_node(plan, i);
+        if (status != BNN_OK) return status;
+        for (k = 0; k < nodes[i].n_inputs; k++) values[nodes[i].inputs[k]].last = i;
+        values[nodes[i].output].first = values[nodes[i].output].last = i;
+        if (nodes[i].op == BNN_QUANTIZE) values[nodes[i].second].first = values[nodes[i].second].last = i;
+    }
+    k = nodes[n_nodes - 1].output;
+    if (values[k].dtype != BNN_F32) return BNN_ERROR_DTYPE;
+    for (i = 0; i < n_nodes - 1; i++) { /* the last node's output is the caller's */
+        place(plan, nodes[i].output);
+        if (nodes[i].op == BNN_QUANTIZE) place(plan, nodes[i].second);
+    }
+    return BNN_OK;
+}
+/* --- scratch
+ * ------------------------------------------------------------------------------------------------- */
+
+static size_t append(bnn_work *w, size_t bytes)
+{
+    const size_t at = w->bytes;
+    w->bytes += bnn_round_up(bytes, BNN_ALIGNMENT);
+    return at;
+}
+
+/* Whether rows can be read where they lie. */
+int bnn_is_pointwise(const bnn_node *node)
+{
+    return node->kernel[0] == 1 && node->kernel[1] == 1 && node->stride[0] == 1 && node->stride[1] == 1 &&
+           node->groups == 1 && !node->padding[0] && !node->padding[1] && !node->padding[2] &&
+           !node->padding[3];
+}
+
+bnn_work bnn_work_of(const bnn_plan *plan, const bnn_node *node, int32_t rows, int32_t parts)
+{
+    const bnn_kernels *kernels = plan->kernels;
+    const bnn_value *in = plan->values + node->inputs[0], *out = plan->values + node->output;
+    bnn_work w = {0};
+    int32_t taps, slice, n, outputs, share;
+    if (node->op == BNN_MAP && in->dtype == BNN_BITS)
+        w.row = append(&w, (size_t)in->channels * sizeof(float));
+    if (node->op == BNN_QUANTIZE && in->dtype == BNN_F64)
+        w.row = append(&w, (size_t)bnn_entries(in) * sizeof(float));
+    if (!bnn_is_product(node->op)) return w;
+    taps = node->kernel[0] * node->kernel[1];
+    slice = in->channels / node->groups;
+    n = taps * slice;
+    outputs = out->channels;
+    w.pixel = bnn_pixel_bytes(in);
+    w.entry = in->dtype == BNN_BITS ? 0 : w.pixel / (size_t)in->channels;
+    w.tap = in->dtype == BNN_BITS ? (size_t)bnn_words(slice) * sizeof(uint64_t) : (size_t)slice * w.entry;
+    w.inner = node->op == BNN_PRODUCT_BITS ? taps * bnn_words(slice) : n;
+    /* Many rows a time for bits, whose weights then stay in cache; shares of about the same size. */
+    share = (int32_t)(((int64_t)rows * bnn_places(out) + parts - 1) / parts);
+    w.at_once = node->op == BNN_PRODUCT_BITS ? bnn_least(64, bnn_most(4, 8192 / w.inner)) : BNN_ROWS;
+    w.at_once =
+        bnn_least(w.at_once, node->op == BNN_PRODUCT_BITS ? (int32_t)bnn_round_up((size_t)share, 4) : share);
+    if (node->op == BNN_DEPTHWISE) w.at_once = 1;
+    /* Of bits without groups, a few outputs at a time; else the whole row. */
+    w.sum_ld = node->op == BNN_PRODUCT_BITS && node->groups == 1
+                   ? BNN_SLACK
+                   : (int32_t)bnn_round_up((size_t)outputs, BNN_SLACK) + BNN_SLACK;
+    if (!bnn_is_pointwise(node)) {
+        w.patches = append(&w, (size_t)w.at_once * (size_t)taps * w.tap);
+    }
+    if (node->op == BNN_PRODUCT_I8 || node->op == BNN_PRODUCT_U8)
+        w.row = append(&w, (size_t)n * sizeof(int16_t));
+    if (node->op == BNN_PRODUCT_F64 || node->op == BNN_DENSE) w.row = append(&w, (size_t)n * sizeof(double));
+    if (node->op == BNN_PRODUCT_F32) w.tables = append(&w, (size_t)w.at_once * kernels->f32.table_bytes(n));
+    if (node->op == BNN_PRODUCT_I8 || node->op == BNN_PRODUCT_U8)
+        w.tables = append(&w, (size_t)w.at_once * kernels->i16.table_bytes(n));
+    w.sums =
+        append(&w, (size_t)w.at_once * (size_t)w.sum_ld * sizeof(double) /
+                       (bnn_sum_dtype(node, in->dtype) == BNN_F64 && node->op != BNN_PRODUCT_U8 ? 1 : 2));
+    if (node->op == BNN_PRODUCT_U8)
+        w.totals = append(&w, (size_t)w.at_once * (size_t)w.sum_ld * sizeof(double));
+    return w;
+}
+
+size_t bnn_scratch_bytes(const bnn_plan *plan, int32_t rows, int32_t parts)
+{
+    size_t bytes = 0;
+    int32_t i;
+    for (i = 0; i < plan->n_nodes; i++) {
+        const bnn_work w = bnn_work_of(plan, plan->nodes + i, rows, parts);
+        if (w.bytes > bytes) bytes = w.bytes;
+    }
+    return bytes;
+}
+
+size_t bnn_arena_bytes(const bnn_plan *plan, int32_t rows, int32_t parts)
+{
+    const size_t scratch = bnn_scratch_bytes(plan, rows, parts);
+    if (rows < 1 || parts < 1) return 0;
+    if (plan->row_bytes > SIZE_MAX / 4 / (size_t)rows || scratch > SIZE_MAX / 4 / (size_t)parts) return 0;
+    return plan->row_bytes * (size_t)rows + scratch * (size_t)parts;
+}
+double bnn_node_work(const bnn_plan *plan, int32_t step)
+{
+    static const double per_cycle[BNN_OPS] = {
+        /* of a fast core: entries, or multiply-accumulates of products */
+        2, 2, 1, 4, 8, 256, 32, 4, 96, 48, 8, 4, 8, 8, 8, 8, 1};
+    const bnn_node *node = plan->nodes + step;
+    const bnn_value *in = plan->values + node->inputs[0], *out = plan->values + node->output;
+    double work = bnn_entries(out);
+    if (bnn_is_windowed(node->op)) work *= (double)node->kernel[0] * node->kernel[1];
+    if (bnn_is_product(node->op)) work *= (double)in->channels / node->groups;
+    return work / per_cycle[node->op];
+}

@@ -1,0 +1,120 @@
+"""A product's weights as the engine takes them: rows of signs in the order (tap, channel).
+
+And what depends on how much of a window lies in the padding.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnn import bits
+from bnn.nodes import Conv2d, InputContract, Linear, PackedWeight, Shape
+from bnn.runtime import reference
+from bnn.runtime.program import Border, Segment
+
+__all__ = ["Weight", "constants", "padding_correction", "segments"]
+
+Array = NDArray[Any]
+Product = Linear | Conv2d
+
+
+class Weight:
+    """A product's weight over a window. Of a fully connected layer on a flattened image, that is the image.
+
+    Attributes:
+        node: the product.
+        taps: places in the window.
+        channels: of one group.
+    """
+
+    def __init__(self, node: Product, window: Sequence[int], channels: int) -> None:
+        self.node, self.taps, self.channels = node, window[0] * window[1], channels
+
+    def in_taps(self) -> Array:
+        """(out, taps, channels)."""
+        weight = self.node.weight
+        dense = weight.signs() if isinstance(weight, PackedWeight) else weight
+        return np.ascontiguousarray(dense.reshape(len(dense), self.channels, self.taps).transpose(0, 2, 1))
+
+    def rows(self) -> NDArray[np.uint64]:
+        """(out, words): bits one after the other."""
+        weight = self.node.weight
+        if self.taps == 1 and isinstance(weight, PackedWeight):
+            return weight.words  # in this order already
+        return bits.pack(self.in_taps().reshape(self.node.out_channels, -1))
+
+    def rows_of_taps(self) -> NDArray[np.uint64]:
+        """(out, words): whole words for each tap."""
+        if self.taps == 1:
+            return self.rows()
+        return bits.pack(self.in_taps()).reshape(self.node.out_channels, -1)
+
+    def rows_of_channels(self, first: int, end: int) -> NDArray[np.uint64]:
+        """(out, words), of some channels."""
+        if (first, end) == (0, self.channels):
+            return self.rows()
+        return bits.pack(self.in_taps()[:, :, first:end].reshape(self.node.out_channels, -1))
+
+    def depthwise(self) -> NDArray[np.int8]:
+        """(taps, out)."""
+        return np.ascontiguousarray(
+            self.in_taps().reshape(self.node.out_channels, self.taps).T.astype(np.int8)
+        )
+
+    def dense(self, groups: int) -> NDArray[np.float32]:
+        """(groups, taps * channels, out / groups), of a weight that is not packed."""
+        weight = self.in_taps().reshape(groups, self.node.out_channels // groups, -1)
+        return np.ascontiguousarray(weight.transpose(0, 2, 1), dtype=np.float32)
+
+
+def segments(weight: Weight, contract: InputContract) -> tuple[Segment, ...]:
+    """Runs of channels of raw pixels with one deviation, in the order in which the reference adds them."""
+    std = np.repeat(np.array(contract.std), weight.channels // len(contract.std))
+    edges = [0, *(np.flatnonzero(np.diff(std)) + 1).tolist(), weight.channels]
+    runs = sorted(pairwise(edges), key=lambda run: float(std[run[0]]))
+    return tuple(Segment(a, b - a, 255 * float(std[a]), weight.rows_of_channels(a, b)) for a, b in runs)
+
+
+def constants(node: Product, shape: Shape, contract: InputContract) -> Border:
+    """What the raw pixel 0 everywhere gives: less at the border, for padding is 0 after normalising."""
+    constant = reference.product_of_zero(node, shape, contract)[0]
+    if not isinstance(node, Conv2d):
+        return Border(constant)
+    row, column = _classes(node, shape)
+    first = [np.unique(classes, return_index=True)[1] for classes in (row, column)]
+    values = constant[:, first[0]][:, :, first[1]].transpose(1, 2, 0)
+    return Border(np.ascontiguousarray(values), row, column, len(first[1]))
+
+
+def padding_correction(node: Conv2d, weight: Weight, shape: Shape) -> Border | None:
+    """What padding of 0 must not add: as bits it enters as +1, so the weights of the taps that lie in it."""
+    if not any(node.padding) or node.pad_value != 0:
+        return None
+    of_tap = weight.in_taps().sum(axis=2, dtype=np.int32)  # (out, taps)
+    classes, inside = _classes(node, shape), []
+    for axis, numbers in enumerate(classes):
+        first = np.unique(numbers, return_index=True)[1]
+        inside.append(_inside(node, axis, shape[1 + axis], len(numbers))[first])
+    outside = ~(inside[0][:, None, :, None] & inside[1][None, :, None, :])
+    values = outside.reshape(len(inside[0]), len(inside[1]), -1) @ of_tap.T
+    return Border(np.ascontiguousarray(values, dtype=np.int32), *classes, len(inside[1]))
+
+
+def _classes(node: Conv2d, shape: Shape) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """For each row and each column of the output, a number for which taps of the kernel lie in the image."""
+    _, rows, columns = node.shape(shape)
+    row, column = (
+        np.unique(_inside(node, axis, shape[1 + axis], size), axis=0, return_inverse=True)[1]
+        for axis, size in enumerate((rows, columns))
+    )
+    return row.reshape(-1).astype(np.uint16), column.reshape(-1).astype(np.uint16)
+
+
+def _inside(node: Conv2d, axis: int, size: int, outputs: int) -> NDArray[np.bool_]:
+    """(outputs, taps): which taps of the kernel lie in the image, along one axis."""
+    at = np.arange(outputs)[:, None] * node.stride[axis] - node.padding[2 * axis]
+    at = at + np.arange(node.weight.shape[2 + axis]) * node.dilation[axis]
+    return (at >= 0) & (at < size)
