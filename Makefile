@@ -2,6 +2,7 @@
 # make test      the tests, but for those marked slow
 # make test-all  all of them
 # make lint      lint, format and types
+# make bench     how fast this machine runs one-bit networks, beside PyTorch and ONNX Runtime
 #
 # Each sets up .venv first. PYTHON=python3.12 chooses another interpreter.
 
@@ -9,8 +10,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 READY := .venv/.installed
+C_FILES := $(wildcard native/*.c native/*.h native/*.cpp native/*.hpp tests/native/*.c)
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint bench clean
 
 demo: $(READY)
 	$(BIN)/bnn train digits --out $(DEMO) --force
@@ -28,9 +30,13 @@ test-all: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
 	$(BIN)/mypy
 
-$(READY): pyproject.toml
+bench: $(READY)
+	$(BIN)/bnn bench
+
+$(READY): pyproject.toml CMakeLists.txt $(wildcard native/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@

@@ -33,8 +33,9 @@ using Bytes = std::unique_ptr<void, AlignedDelete>;
 
 Bytes allocate(std::size_t n) { return Bytes(::operator new[](n ? n : 1, std::align_val_t{BNN_ALIGNMENT})); }
 
-// Batches are cut so that an arena stays below this, if a single sample does.
-constexpr std::size_t arena_target = 8 << 20;
+// Batches are cut so that an arena stays below this, if a single sample does, and rows can be counted in an
+// int.
+constexpr std::size_t arena_target = 8 << 20, most_rows = 1 << 28;
 
 struct Arena {
     Bytes bytes;
@@ -58,6 +59,10 @@ public:
                           static_cast<std::int32_t>(nodes_.size()), kernels);
         if (status != BNN_OK) throw std::invalid_argument(bnn_status_text(status));
         for (std::int32_t i = 0; i < plan_.n_nodes; i++) work_ += bnn_node_work(&plan_, i);
+        at_once_ = plan_.row_bytes ? arena_target / plan_.row_bytes : most_rows;
+        for (const bnn_value &v : values_)
+            at_once_ = std::min(at_once_, most_rows / static_cast<std::size_t>(v.height * v.width));
+        at_once_ = std::max<std::size_t>(at_once_, 1);
     }
 
     Plan(const Plan &) = delete;
@@ -78,10 +83,8 @@ public:
         const char *from = static_cast<const char *>(x.data());
         char *to = reinterpret_cast<char *>(out.data());
         nb::gil_scoped_release release;
-        const std::size_t each = plan_.row_bytes ? arena_target / plan_.row_bytes : rows;
-        const std::size_t at_once = std::max<std::size_t>(each, 1);
-        for (std::size_t first = 0; first < rows; first += at_once) {
-            const int here = static_cast<int>(std::min(at_once, rows - first));
+        for (std::size_t first = 0; first < rows; first += at_once_) {
+            const int here = static_cast<int>(std::min(at_once_, rows - first));
             run_rows(from + first * in_size, to + first * out_size, here, threads);
         }
     }
@@ -250,6 +253,7 @@ private:
     std::vector<Bytes> kept_;
     std::size_t owned_ = 0;
     double work_ = 0;
+    std::size_t at_once_ = 1; // samples
     std::mutex mutex_;
     std::vector<Arena> idle_;
 };

@@ -210,7 +210,8 @@ static uint64_t *packed(const int8_t *signs, int32_t rows, int32_t n)
     return words;
 }
 
-/* Ranges of outputs that a product may be asked for: from a multiple of `unit` to another, or to the last output. */
+/* Ranges of outputs that a product may be asked for: from a multiple of `unit` to another, or to the last
+ * output. */
 typedef struct {
     int32_t first, count;
 } range;
