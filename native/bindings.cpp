@@ -8,10 +8,11 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <array>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <mutex>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -65,6 +66,11 @@ public:
         at_once_ = std::max<std::size_t>(at_once_, 1);
     }
 
+    ~Plan()
+    {
+        for (auto &slot : idle_) delete slot.load();
+    }
+
     Plan(const Plan &) = delete;
     Plan &operator=(const Plan &) = delete;
 
@@ -105,33 +111,35 @@ private:
         const int worth = static_cast<int>(std::min(work_ * rows / cycles_worth_a_thread, 1e6));
         Team team(std::min(threads, worth)); // may be smaller: another call may have the threads
         const int parts = team.size();
-        Arena arena = take(arena_bytes(rows, parts));
-        const bnn_batch batch{from, to, rows, arena.bytes.get()};
+        std::unique_ptr<Arena> arena = take(arena_bytes(rows, parts));
+        const bnn_batch batch{from, to, rows, arena->bytes.get()};
         team.run(plan_.n_nodes, [&](int step, int part) { bnn_run_part(&plan_, &batch, step, part, parts); });
         give(std::move(arena));
     }
 
-    Arena take(std::size_t size)
+    // Without a lock: a process may fork while another thread is here, and its child could never take that.
+    std::unique_ptr<Arena> take(std::size_t size)
     {
-        Arena arena;
-        {
-            const std::lock_guard<std::mutex> lock(mutex_);
-            if (!idle_.empty()) {
-                arena = std::move(idle_.back());
-                idle_.pop_back();
-            }
-        }
-        if (arena.size < size) {
-            arena.bytes = allocate(size);
-            arena.size = size;
+        std::unique_ptr<Arena> arena;
+        for (auto &slot : idle_)
+            if (!arena) arena.reset(slot.exchange(nullptr));
+        if (!arena) arena = std::make_unique<Arena>();
+        if (arena->size < size) {
+            arena->bytes = allocate(size);
+            arena->size = size;
         }
         return arena;
     }
 
-    void give(Arena arena)
+    void give(std::unique_ptr<Arena> arena)
     {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        idle_.push_back(std::move(arena));
+        for (auto &slot : idle_) {
+            Arena *none = nullptr;
+            if (slot.compare_exchange_strong(none, arena.get())) {
+                arena.release();
+                return;
+            }
+        } // where all slots are taken, it is freed
     }
 
     // --- from Python
@@ -253,9 +261,8 @@ private:
     std::vector<Bytes> kept_;
     std::size_t owned_ = 0;
     double work_ = 0;
-    std::size_t at_once_ = 1; // samples
-    std::mutex mutex_;
-    std::vector<Arena> idle_;
+    std::size_t at_once_ = 1;                     // samples
+    std::array<std::atomic<Arena *>, 16> idle_{}; // for the calls that come next
 };
 
 std::vector<std::string> instruction_sets()

@@ -109,17 +109,19 @@ struct Pool {
     }
 };
 
-// Never destroyed: its threads wait on it until the process ends.
-Pool *pool = nullptr;
-std::once_flag once;
+Pool *make_pool();
 
-void make_pool()
+// Never destroyed: its threads wait on it until the process ends. Made when the module is loaded, where no
+// other thread can fork meanwhile.
+Pool *pool = make_pool();
+
+Pool *make_pool()
 {
-    pool = new Pool;
 #if defined(__unix__) || defined(__APPLE__)
     // In the child of a fork none of the threads exist, and a mutex may be held by one of them.
     pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
 #endif
+    return new Pool;
 }
 
 } // namespace
@@ -127,7 +129,6 @@ void make_pool()
 Team::Team(int wanted) : size_(1)
 {
     if (wanted < 2) return;
-    std::call_once(once, make_pool);
     if (!pool->owner.try_lock()) return;
     try {
         pool->grow(wanted - 1);

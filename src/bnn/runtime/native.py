@@ -1,6 +1,5 @@
 """The compiled engine's face: a PackedModel becomes plans, one for each dtype of input, when first needed."""
 
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -64,7 +63,6 @@ class Engine:
         self.model, self.activations, self.threads = model, activations, threads
         self.isa = isa or known[-1]
         self._plans: dict[str, _native.Plan] = {}
-        self._lock = Lock()
         self._shape = model.shapes[model.output.name]
 
     def __call__(self, x: NDArray[Any]) -> NDArray[np.float32]:
@@ -78,11 +76,11 @@ class Engine:
     def plan(self, dtype: Any) -> _native.Plan:
         """The plan for inputs of a dtype: its weights prepared for this processor."""
         dtype = np.dtype(dtype)
-        with self._lock:
-            if dtype.char not in self._plans:
-                program = lower(self.model, "u8" if dtype == np.uint8 else "f32", self.activations)
-                self._plans[dtype.char] = _compile(program, self.isa)
-            return self._plans[dtype.char]
+        if dtype.char not in self._plans:
+            # No lock, which a child of fork might find locked for ever: two threads at once make two of them.
+            program = lower(self.model, "u8" if dtype == np.uint8 else "f32", self.activations)
+            self._plans.setdefault(dtype.char, _compile(program, self.isa))
+        return self._plans[dtype.char]
 
 
 def _compile(program: Program, isa: str) -> _native.Plan:
