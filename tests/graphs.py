@@ -9,7 +9,7 @@ from helpers import packed_weight, random_pixels
 from bnn.folding import fold
 from bnn.nodes import Affine, Conv2d, InputContract, MaxPool2d, Node, Sign
 from bnn.packed import PackedModel
-from bnn.runtime import Runner
+from bnn.runtime import ENGINES, Runner
 
 IMAGE = InputContract((2, 6, 6), mean=(0.4,), std=(0.3,))
 
@@ -35,7 +35,8 @@ def assert_folded(nodes: Sequence[Node], *kept: str, tolerance: float = 0.0) -> 
     folded = fold(nodes, nodes[-1].name)
     assert [node.name for node in folded] == list(kept)
     x = random_pixels(500, *IMAGE.shape)
-    before, after = (Runner(PackedModel(IMAGE, tuple(graph)))(x) for graph in (nodes, folded))
-    assert np.abs(before - after).max() <= tolerance * np.abs(before).max()
-    assert before.std() > 0
+    for engine in ENGINES:
+        before, after = (Runner(PackedModel(IMAGE, tuple(graph)), engine)(x) for graph in (nodes, folded))
+        assert np.abs(before - after).max() <= tolerance * np.abs(before).max()
+        assert before.std() > 0
     return {node.name: node for node in folded}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from bnn.nodes import (
@@ -26,8 +27,12 @@ from bnn.nodes import (
     Threshold,
 )
 from bnn.packed import PackedModel
+from bnn.runtime import ENGINES
 
 Array = NDArray[Any]
+
+every_engine = pytest.mark.parametrize("engine", ENGINES)
+"""Runs a test with each engine, which it takes as an argument."""
 
 
 def random_signs(*shape: int, seed: int = 0) -> NDArray[np.int8]:

@@ -1,6 +1,7 @@
 """The command line, as a user meets it."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -69,7 +70,41 @@ def test_eval_json(run, capsys, what):
     got = json.loads(capsys.readouterr().out)
     result = json.loads((run / "result.json").read_text())
     assert got["accuracy"] == result["packed"]
-    assert (got["n"], got["weights"], got["engine"]) == (297, "sign", "reference")
+    assert (got["n"], got["weights"], got["engine"]) == (297, "sign", "native")
+
+
+def test_eval_with_the_reference(run, capsys):
+    """--engine chooses: the numpy reference predicts the very same."""
+    for engine in ("native", "reference"):
+        assert main(["eval", str(run), "--json", "--engine", engine]) == 0
+    native, reference = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (native["engine"], reference["engine"], reference["isa"]) == ("native", "reference", "numpy")
+    assert native["accuracy"] == reference["accuracy"]
+
+
+def test_eval_with_int8_activations(run, capsys):
+    """--activations int8 shows what they cost: the accuracy beside that with float32."""
+    assert main(["eval", str(run), "--activations", "int8"]) == 0
+    sentence = r"with int8 activations; \d+\.\d\d % with float32: [+-]\d\.\d\d points"
+    assert re.search(sentence, capsys.readouterr().out)
+    assert main(["eval", str(run), "--activations", "int8", "--json", "--threads", "1"]) == 0
+    got = json.loads(capsys.readouterr().out)
+    assert got["accuracy_float32"] == json.loads((run / "result.json").read_text())["packed"]
+    assert abs(got["accuracy"] - got["accuracy_float32"]) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--engine", "warp"], "engine must be one of native, reference, not 'warp'"),
+        (["--activations", "int4"], "activations must be one of float32, int8, not 'int4'"),
+        (["--threads", "0"], "threads must be a number from 1 to 1024, not 0"),
+    ],
+)
+def test_mistaken_options_of_eval(run, capsys, options, message):
+    """One line that names the value, and exit status 2."""
+    assert main(["eval", str(run), *options]) == 2
+    assert capsys.readouterr().err == f"bnn eval: {message}\n"
 
 
 def test_eval_for_people(run, capsys):
@@ -77,7 +112,7 @@ def test_eval_for_people(run, capsys):
     assert main(["eval", str(run)]) == 0
     out = capsys.readouterr().out
     assert "297 test images of digits" in out
-    assert "sign weights, reference engine" in out
+    assert "sign weights, native engine" in out
 
 
 def test_info(run, capsys):

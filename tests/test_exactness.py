@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import random_pixels
+from helpers import every_engine, random_pixels
 from torch import Tensor, nn
 from torch_helpers import randomise
 
@@ -16,7 +16,7 @@ from bnn.nodes import Threshold
 from bnn.packed import PackedModel
 from bnn.packing import pack
 from bnn.quantizers import Sign
-from bnn.runtime import Runner
+from bnn.runtime import ENGINES, Runner
 
 MEAN, STD = (0.4, 0.6), (0.2, 0.3)
 
@@ -90,28 +90,31 @@ def test_every_sign_and_logit_is_that_of_float64(
     mean, std = (np.array(values).reshape(2, 1, 1) for values in (MEAN, STD))
     seen = signs_in_torch(frozen.double(), torch.from_numpy((pixels / 255 - mean) / std))
 
-    assert np.array_equal(Runner(packed)(pixels), seen.pop(""))
+    logits = seen.pop("")
+    assert all(np.array_equal(Runner(packed, engine)(pixels), logits) for engine in ENGINES)
     names = [node.name for node in packed.nodes]
     for name, expected in seen.items():
         upto = PackedModel(packed.input, packed.nodes[: names.index(name) + 1])
-        assert np.array_equal(Runner(upto)(pixels), expected), name
+        assert all(np.array_equal(Runner(upto, engine)(pixels), expected) for engine in ENGINES), name
         assert 0.05 < (expected > 0).mean() < 0.95, name
     # All but the first layer, and the one whose maximum is taken after a falling batch norm, are integers.
     assert sum(isinstance(node, Threshold) for node in packed.nodes) == 2
 
 
-def test_normalised_float32_gives_the_same_classes() -> None:
+@every_engine
+def test_normalised_float32_gives_the_same_classes(engine: str) -> None:
     """From float32 the first layer rounds, so that single signs may differ; here no class does."""
     frozen = frozen_network(conv_net, Sign, False, seed=0)
     packed = pack(frozen, torch.zeros(1, 2, 6, 6), mean=MEAN, std=STD)
     pixels = random_pixels(500, 2, 6, 6)
     mean, std = (np.array(values).reshape(2, 1, 1) for values in (MEAN, STD))
     values = ((pixels / 255 - mean) / std).astype(np.float32)
-    assert np.array_equal(Runner(packed).predict(pixels), Runner(packed).predict(values))
+    assert np.array_equal(Runner(packed, engine).predict(pixels), Runner(packed, engine).predict(values))
 
 
+@every_engine
 @pytest.mark.parametrize("factor", [1.0, 1e-3])
-def test_epsilon_is_added_to_the_variance(factor: float) -> None:
+def test_epsilon_is_added_to_the_variance(engine: str, factor: float) -> None:
     """scale = gamma / sqrt(variance + epsilon), which matters where the variance is small."""
     norm = nn.BatchNorm1d(4, eps=0.1)
     with torch.no_grad():
@@ -120,22 +123,24 @@ def test_epsilon_is_added_to_the_variance(factor: float) -> None:
     model = nn.Sequential(nn.Linear(8, 4), norm)
     x = torch.randn(50, 8)
     expected = model.eval()(x).detach().numpy()
-    assert np.allclose(Runner(pack(model, x))(x.numpy()), expected, rtol=1e-5, atol=1e-5)
+    assert np.allclose(Runner(pack(model, x), engine)(x.numpy()), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_batch_norm_before_a_padded_convolution() -> None:
+@every_engine
+def test_a_batch_norm_before_a_padded_convolution(engine: str) -> None:
     """The padding is 0 after the norm: at the border its shift is missing, and packed has it missing too."""
     model = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), Sign())
     frozen = freeze(randomise(binarize(model))).double()
     packed = pack(frozen, torch.zeros(1, 2, 6, 6), mean=0.0, std=1.0)
     pixels = random_pixels(500, 2, 6, 6)
     expected = frozen(torch.from_numpy(pixels / 255)).detach().numpy()
-    assert np.array_equal(Runner(packed)(pixels), expected)
+    assert np.array_equal(Runner(packed, engine)(pixels), expected)
     inside = expected[:, :, 1:-1, 1:-1].mean((0, 2, 3)), expected[:, :, 0].mean((0, 2))
     assert np.abs(inside[0] - inside[1]).max() > 0.1
 
 
-def test_ties_count_as_plus_1() -> None:
+@every_engine
+def test_ties_count_as_plus_1(engine: str) -> None:
     """A sum of exactly 0 is +1, in the sign of a product as in PyTorch's, for odd and even lengths."""
     for n in (7, 64):
         model = nn.Sequential(Sign(), binarize(nn.Linear(n, 50, bias=False)), Sign())
@@ -143,14 +148,15 @@ def test_ties_count_as_plus_1() -> None:
         x = torch.randn(400, n, generator=torch.Generator().manual_seed(1))
         sums = frozen[1](frozen[0](x)).detach().numpy()
         assert ((sums == 0).any()) == (n % 2 == 0)
-        result = Runner(pack(frozen, x))(x.numpy())
+        result = Runner(pack(frozen, x), engine)(x.numpy())
         assert np.array_equal(result, np.where(sums >= 0, 1, -1))
 
 
+@every_engine
 @pytest.mark.parametrize(
     "between", [[nn.Flatten()], [nn.MaxPool2d(2), nn.Flatten()], [nn.Flatten(), nn.Dropout()]]
 )
-def test_hardtanh_before_pooling_and_flattening(between: list[nn.Module]) -> None:
+def test_hardtanh_before_pooling_and_flattening(engine: str, between: list[nn.Module]) -> None:
     """BinaryNet's order: hardtanh, pool, flatten, sign. With borders a millionth beside whole numbers every
     logit is the float64 network's: the hardtanh goes, and what is left before the sign stays float64.
 
@@ -178,10 +184,11 @@ def test_hardtanh_before_pooling_and_flattening(between: list[nn.Module]) -> Non
     mean, std = (np.array(values).reshape(2, 1, 1) for values in (MEAN, STD))
     with torch.no_grad():
         expected = frozen.double()(torch.from_numpy((pixels / 255 - mean) / std)).numpy()
-    assert np.array_equal(Runner(packed)(pixels), expected)
+    assert np.array_equal(Runner(packed, engine)(pixels), expected)
 
 
-def test_logits_through_a_last_batch_norm() -> None:
+@every_engine
+def test_logits_through_a_last_batch_norm(engine: str) -> None:
     """An affine map of integers at the end is computed in float64: rounded, it is the float64 network's."""
     model = nn.Sequential(
         nn.Linear(72, 65), nn.BatchNorm1d(65), Sign(), nn.Linear(65, 10), nn.BatchNorm1d(10)
@@ -192,4 +199,4 @@ def test_logits_through_a_last_batch_norm() -> None:
     mean, std = (np.array(values).reshape(2, 1, 1) for values in (MEAN, STD))
     with torch.no_grad():
         expected = frozen.double()(torch.from_numpy((pixels / 255 - mean) / std)).float().numpy()
-    assert np.array_equal(Runner(packed)(pixels), expected)
+    assert np.array_equal(Runner(packed, engine)(pixels), expected)

@@ -18,6 +18,7 @@ NUMPY_SIDE = [
     "errors",
     "bits",
     "files",
+    "tables",
     "nodes",
     "serialization",
     "packed",
@@ -27,6 +28,7 @@ NUMPY_SIDE = [
     "images",
     "config",
     "data",
+    "bench",
 ]
 TORCH_SIDE = [
     "functional",

@@ -1,4 +1,4 @@
-"""The oracle's products: plain numpy against PyTorch in float64, integers exactly, raw pixels."""
+"""Products, of every engine: against PyTorch in float64, integers exactly, raw pixels."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import (
+    every_engine,
     model_of,
     packed_weight,
     random_floats,
@@ -79,16 +80,19 @@ def source_of(kind: str) -> tuple[Node, ...]:
 # --- Linear, Conv2d ---------------------------------------------------------------------------------------
 
 
+@every_engine
 @given(kinds, st.booleans(), scales, st.integers(0, 2), sizes, sizes, seeds)
 @settings(max_examples=60)
-def test_linear(kind: str, packed: bool, scale: Any, batch: int, n: int, out: int, seed: int) -> None:
+def test_linear(
+    engine: str, kind: str, packed: bool, scale: Any, batch: int, n: int, out: int, seed: int
+) -> None:
     """Linear is PyTorch's, packed or not, for every tail and batch size, from signs, floats and pixels."""
     x, contract, seen = sample(kind, batch, n, seed=seed)
     fields, (weight, a, b) = weight_and_scale(packed, scale, out, n, seed=seed)
     source = source_of(kind)
     node = Linear(name="y", inputs=("x" if source else "input",), **fields)
     model = model_of((n,), *source, node, **contract)
-    assert_close(Runner(model)(x), F.linear(seen, weight) * a + b)
+    assert_close(Runner(model, engine)(x), F.linear(seen, weight) * a + b)
 
 
 @st.composite
@@ -117,9 +121,12 @@ def conv_in_torch(x: Tensor, weight: Tensor, geometry: dict[str, Any]) -> Tensor
     )
 
 
+@every_engine
 @given(kinds, st.booleans(), scales, st.integers(0, 2), convolutions(), seeds)
 @settings(max_examples=100)
-def test_conv2d(kind: str, packed: bool, scale: Any, batch: int, geometry: dict[str, Any], seed: int) -> None:
+def test_conv2d(
+    engine: str, kind: str, packed: bool, scale: Any, batch: int, geometry: dict[str, Any], seed: int
+) -> None:
     """Conv2d is PyTorch's for any stride, padding on any side by 0 or ±1, dilation and groups; from pixels
     too, where the padding lies in the normalised image."""
     image, shape = geometry.pop("image"), geometry.pop("weight")
@@ -129,23 +136,25 @@ def test_conv2d(kind: str, packed: bool, scale: Any, batch: int, geometry: dict[
     node = Conv2d(name="y", inputs=("x" if source else "input",), **fields, **geometry)
     model = model_of(image, *source, node, **contract)
     truth = conv_in_torch(seen, weight, geometry) * a[:, None, None] + b[:, None, None]
-    assert_close(Runner(model)(x), truth)
+    assert_close(Runner(model, engine)(x), truth)
 
 
+@every_engine
 @given(st.integers(1, 4), sizes, sizes, seeds)
 @settings(max_examples=30)
-def test_products_of_signs_are_exact(batch: int, n: int, out: int, seed: int) -> None:
+def test_products_of_signs_are_exact(engine: str, batch: int, n: int, out: int, seed: int) -> None:
     """±1 weights on ±1 inputs give exact integers, the ones that xor and population count give."""
     x, weight = random_signs(batch, n, seed=seed), packed_weight(out, n, seed=seed + 1)
     model = model_of((n,), Sign(name="x", inputs=("input",)), Linear(name="y", inputs=("x",), weight=weight))
-    result = Runner(model)(x.astype(np.float32))
+    result = Runner(model, engine)(x.astype(np.float32))
     assert model.kinds["y"] == "int"
     assert np.array_equal(result, bits.dot(bits.pack(x)[:, None], weight.words[None], n))
 
 
+@every_engine
 @given(convolutions(), seeds)
 @settings(max_examples=30)
-def test_convolutions_of_signs_are_exact(geometry: dict[str, Any], seed: int) -> None:
+def test_convolutions_of_signs_are_exact(engine: str, geometry: dict[str, Any], seed: int) -> None:
     """A convolution of ±1 by ±1, padded by 0 or ±1, gives PyTorch's integers exactly."""
     image, shape = geometry.pop("image"), geometry.pop("weight")
     x, weight = random_signs(2, *image, seed=seed), packed_weight(*shape, seed=seed + 1)
@@ -153,10 +162,13 @@ def test_convolutions_of_signs_are_exact(geometry: dict[str, Any], seed: int) ->
     model = model_of(image, Sign(name="x", inputs=("input",)), conv)
     signs = [torch.from_numpy(v).double() for v in (x, weight.signs())]
     assert model.kinds["y"] == "int"
-    assert np.array_equal(Runner(model)(x.astype(np.float32)), conv_in_torch(*signs, geometry).numpy())
+    assert np.array_equal(
+        Runner(model, engine)(x.astype(np.float32)), conv_in_torch(*signs, geometry).numpy()
+    )
 
 
-def test_integers_beyond_float32() -> None:
+@every_engine
+def test_integers_beyond_float32(engine: str) -> None:
     """A sum of 2^24 + 1 ones is not 2^24, as it would be in float32: a threshold sees the difference."""
     n = 2**24 + 1
     all_ones = PackedWeight(np.zeros((1, bits.words_per_row(n)), dtype=np.uint64), (1, n))
@@ -168,19 +180,20 @@ def test_integers_beyond_float32() -> None:
         Threshold(name="z", inputs=("y",), threshold=limit, flip=np.array([False])),
     )
     x = np.ones((1, n), dtype=np.float32)
-    assert Runner(model)(x).item() == 1
+    assert Runner(model, engine)(x).item() == 1
     x[0, 5] = -1
-    assert Runner(model)(x).item() == -1
+    assert Runner(model, engine)(x).item() == -1
 
 
-def test_float64_scales_keep_the_sign() -> None:
+@every_engine
+def test_float64_scales_keep_the_sign(engine: str) -> None:
     """With a float64 scale the product is float64: 1 + 2^-40 - 1 is positive, in float32 it would be 0."""
     shift = np.array([2.0**-40])
     for dtype, expected in ((np.float64, 2.0**-40), (np.float32, 0.0)):
         ones = np.ones(1, dtype=dtype)
         layer = Linear(name="y", inputs=("input",), weight=packed_weight(1, 4), scale=ones, shift=ones)
         minus = Affine(name="z", inputs=("y",), scale=ones, shift=shift.astype(dtype) - 1)
-        assert Runner(model_of((4,), layer, minus))(np.zeros((1, 4), np.float32)).item() == expected
+        assert Runner(model_of((4,), layer, minus), engine)(np.zeros((1, 4), np.float32)).item() == expected
 
 
 # --- raw pixels -------------------------------------------------------------------------------------------
@@ -193,25 +206,28 @@ def normalised(x: np.ndarray) -> Tensor:
     return (torch.from_numpy(x).double() / 255 - mean) / std
 
 
+@every_engine
 @pytest.mark.parametrize("scale", [None, np.float64])
-def test_pixels_after_flatten(scale: Any) -> None:
+def test_pixels_after_flatten(engine: str, scale: Any) -> None:
     """Flatten leaves pixels raw, and each keeps the mean and deviation of the channel it came from."""
     x = random_pixels(5, 3, 4, 5)
     fields, (weight, a, b) = weight_and_scale(True, scale, 7, 60, seed=3)
     flatten = Flatten(name="flat", inputs=("input",))
     model = model_of((3, 4, 5), flatten, Linear(name="y", inputs=("flat",), **fields), **MEAN_STD)
-    assert_close(Runner(model)(x), F.linear(normalised(x).flatten(1), weight) * a + b)
+    assert_close(Runner(model, engine)(x), F.linear(normalised(x).flatten(1), weight) * a + b)
 
 
-def test_one_mean_serves_all_channels() -> None:
+@every_engine
+def test_one_mean_serves_all_channels(engine: str) -> None:
     """A mean and deviation of one entry hold for every channel."""
     x, weight = random_pixels(2, 3, 4, 5), packed_weight(4, 3, 3, 3)
     conv = Conv2d(name="y", inputs=("input",), weight=weight, padding=(1, 1, 1, 1))
     one = model_of((3, 4, 5), conv, mean=(0.4,), std=(0.3,))
     three = model_of((3, 4, 5), conv, mean=(0.4,) * 3, std=(0.3,) * 3)
-    assert np.array_equal(Runner(one)(x), Runner(three)(x))
+    assert np.array_equal(Runner(one, engine)(x), Runner(three, engine)(x))
 
 
+@every_engine
 @pytest.mark.parametrize(
     ("nodes", "truth"),
     [
@@ -234,13 +250,14 @@ def test_one_mean_serves_all_channels() -> None:
         ([Concat(name="y", inputs=("input", "input"))], lambda x: torch.cat([x, x], 1)),
     ],
 )
-def test_pixels_are_normalised_wherever_they_are_read(nodes: list[Node], truth: Any) -> None:
+def test_pixels_are_normalised_wherever_they_are_read(engine: str, nodes: list[Node], truth: Any) -> None:
     """Any operation on raw pixels is the operation on normalised ones, and so is the output itself."""
     x = random_pixels(5, 3, 4, 6)
-    assert_close(Runner(model_of((3, 4, 6), *nodes, **MEAN_STD))(x), truth(normalised(x)))
+    assert_close(Runner(model_of((3, 4, 6), *nodes, **MEAN_STD), engine)(x), truth(normalised(x)))
 
 
-def test_signs_of_pixels_are_those_of_float64() -> None:
+@every_engine
+def test_signs_of_pixels_are_those_of_float64(engine: str) -> None:
     """A batch norm and a sign of pixels: normalised in float64, so that no rounding moves the border."""
     x = np.arange(256, dtype=np.uint8).reshape(256, 1, 1, 1)
     mean, std = 1 / 3, 0.3
@@ -249,4 +266,4 @@ def test_signs_of_pixels_are_those_of_float64() -> None:
     for shift, expected in ((-border, 156), (-np.nextafter(border, 9), 155)):
         affine = Affine(name="a", inputs=("input",), scale=np.ones(1), shift=np.array([shift]))
         model = model_of((1, 1, 1), affine, Sign(name="y", inputs=("a",)), mean=(mean,), std=(std,))
-        assert (Runner(model)(x) == 1).sum() == expected
+        assert (Runner(model, engine)(x) == 1).sum() == expected

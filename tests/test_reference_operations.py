@@ -1,4 +1,4 @@
-"""The oracle's other operations: plain numpy against PyTorch in float64."""
+"""The other operations, of every engine: against PyTorch in float64."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import model_of, one_of_each, random_floats, random_pixels
+from helpers import every_engine, model_of, one_of_each, random_floats, random_pixels
 from torch_helpers import assert_close
 
 from bnn.nodes import (
@@ -36,6 +36,7 @@ def node(cls: type[Node], **fields: Any) -> Node:
 SLOPES, SCALE = np.array([0.25, -0.5, 2.0], np.float32), np.array([2.0, -1.0, 0.0], np.float32)
 
 
+@every_engine
 @pytest.mark.parametrize("batch", [0, 1, 3])
 @pytest.mark.parametrize(
     ("node", "truth"),
@@ -79,14 +80,15 @@ SLOPES, SCALE = np.array([0.25, -0.5, 2.0], np.float32), np.array([2.0, -1.0, 0.
         (node(Flatten), lambda x: x.flatten(1)),
     ],
 )
-def test_operation_on_images(node: Node, truth: Any, batch: int) -> None:
+def test_operation_on_images(engine: str, node: Node, truth: Any, batch: int) -> None:
     """Every operation on images is PyTorch's, for batches of 0, 1 and more."""
     x = random_floats(batch, 3, 6, 5)
     if batch:
         x[0, 0, 0, :2] = 0.0, -0.0
-    assert_close(Runner(model_of((3, 6, 5), node))(x), truth(torch.from_numpy(x).double()))
+    assert_close(Runner(model_of((3, 6, 5), node), engine)(x), truth(torch.from_numpy(x).double()))
 
 
+@every_engine
 @pytest.mark.parametrize("batch", [0, 1, 3])
 @pytest.mark.parametrize(
     ("node", "truth"),
@@ -97,25 +99,27 @@ def test_operation_on_images(node: Node, truth: Any, batch: int) -> None:
         (node(Flatten), lambda x: x),
     ],
 )
-def test_operation_on_features(node: Node, truth: Any, batch: int) -> None:
+def test_operation_on_features(engine: str, node: Node, truth: Any, batch: int) -> None:
     """Operations for each channel work on (batch, features) as well; a softmax takes large logits."""
     x = 100 * random_floats(batch, 3)
-    assert_close(Runner(model_of((3,), node))(x), truth(torch.from_numpy(x).double()))
+    assert_close(Runner(model_of((3,), node), engine)(x), truth(torch.from_numpy(x).double()))
 
 
-def test_add_and_concat() -> None:
+@every_engine
+def test_add_and_concat(engine: str) -> None:
     """Add sums values, one of them twice; Concat puts channels side by side in the order given."""
     x = random_floats(2, 3, 4, 4)
     relu = ReLU(name="r", inputs=("input",))
     add = model_of((3, 4, 4), relu, Add(name="y", inputs=("r", "input", "r")))
     concat = model_of((3, 4, 4), relu, Concat(name="y", inputs=("r", "input")))
     positive = np.maximum(x, 0)
-    assert np.array_equal(Runner(add)(x), positive + x + positive)
-    assert np.array_equal(Runner(concat)(x), np.concatenate([positive, x], axis=1))
+    assert np.array_equal(Runner(add, engine)(x), positive + x + positive)
+    assert np.array_equal(Runner(concat, engine)(x), np.concatenate([positive, x], axis=1))
 
 
+@every_engine
 @pytest.mark.parametrize("flip", [False, True])
-def test_threshold_is_a_comparison(flip: bool) -> None:
+def test_threshold_is_a_comparison(engine: str, flip: bool) -> None:
     """+1 where (x >= threshold) != flip, with the threshold itself on the upper side."""
     n, limits = 5, np.array([-5, -1, 0, 1, 2, 5, 6], dtype=np.int32)
     weight = PackedWeight.from_signs(np.ones((len(limits), n), dtype=np.int8))
@@ -127,32 +131,34 @@ def test_threshold_is_a_comparison(flip: bool) -> None:
     )
     x = np.tril(np.full((n + 1, n), 2, dtype=np.float32), -1) - 1  # of which 0, 1, ... entries are +1
     sums = x.sum(axis=1, keepdims=True)
-    assert np.array_equal(Runner(model)(x), np.where((sums >= limits) != flip, 1, -1))
+    assert np.array_equal(Runner(model, engine)(x), np.where((sums >= limits) != flip, 1, -1))
 
 
-def test_ties_go_to_the_lowest_index() -> None:
+@every_engine
+def test_ties_go_to_the_lowest_index(engine: str) -> None:
     """Of equal logits, predict takes the first."""
     model = model_of((4,), Hardtanh(name="y", inputs=("input",), low=0.0, high=1.0))
     x = np.array([[0, 2, 3, 1], [-1, -2, 0, -0.0], [0, 0.5, 0, 0.5]], dtype=np.float32)
-    assert Runner(model).predict(x).tolist() == [1, 0, 1]
+    assert Runner(model, engine).predict(x).tolist() == [1, 0, 1]
 
 
 def test_the_batch_is_split_without_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large batches run in pieces, also where the last piece is smaller; the results are the same."""
     model, x = one_of_each(), random_pixels(7, 2, 6, 6)
-    whole = Runner(model)(x)
+    whole = Runner(model, "reference")(x)
     monkeypatch.setattr(reference, "_batch_that_fits", lambda model: 3)
-    assert np.allclose(Runner(model)(x), whole, rtol=1e-5)
-    single = np.concatenate([Runner(model)(x[i : i + 1]) for i in range(7)])
+    assert np.allclose(Runner(model, "reference")(x), whole, rtol=1e-5)
+    single = np.concatenate([Runner(model, "reference")(x[i : i + 1]) for i in range(7)])
     assert np.allclose(single, whole, rtol=1e-5)
 
 
-def test_the_input_is_not_changed() -> None:
+@every_engine
+def test_the_input_is_not_changed(engine: str) -> None:
     """Running a model writes neither to its input nor to its arrays."""
     model, x = one_of_each(), random_pixels(3, 2, 6, 6)
     before = [array.copy() for node in model.nodes for array in node.arrays()]
-    first, copy = Runner(model)(x), x.copy()
-    assert np.array_equal(Runner(model)(x), first)
+    first, copy = Runner(model, engine)(x), x.copy()
+    assert np.array_equal(Runner(model, engine)(x), first)
     assert np.array_equal(x, copy)
     after = [array for node in model.nodes for array in node.arrays()]
     assert all(np.array_equal(a, b) for a, b in zip(after, before, strict=True))

@@ -17,13 +17,15 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 import numpy as np
 
 from bnn import __version__
+from bnn.bench import bench, instruction_sets, model_cases, select, standard_cases
 from bnn.config import TrainConfig, recipes
 from bnn.data import DATASETS, load_dataset
 from bnn.errors import MissingExtraError, require
 from bnn.files import write_atomically
 from bnn.images import read_image
-from bnn.runtime import ENGINES, Runner, load
+from bnn.runtime import ACTIVATIONS, ENGINES, Runner, load
 from bnn.summary import as_dict, layer_costs
+from bnn.tables import table
 
 __all__ = ["main"]
 
@@ -156,7 +158,7 @@ def _print_result(result: dict[str, Any], data: str) -> None:
         ],
     ]
     print(f"\ntest accuracy on {result['test_samples']:,} images of {data}, read once")
-    print(_table(["network", "weights", "accuracy", "bytes"], rows))
+    print(table(["network", "weights", "accuracy", "bytes"], rows))
 
 
 def _print_spread(results: dict[int, dict[str, Any]], out: Path) -> None:
@@ -171,23 +173,25 @@ def _print_spread(results: dict[int, dict[str, Any]], out: Path) -> None:
         rows.append([name, f"{100 * values.mean():.2f}{spread} %"])
     write_atomically(out / "seeds.json", (json.dumps(summary, indent=2) + "\n").encode())
     print(f"\ntest accuracy over {len(results)} seeds, mean ± standard deviation")
-    print(_table(["network", "accuracy"], rows))
+    print(table(["network", "accuracy"], rows))
 
 
 # --- eval, predict, info ----------------------------------------------------------------------------------
 
 
-def _load(model: str, engine: str = "reference") -> tuple[Runner, Path]:
+def _load(model: str, **options: Any) -> tuple[Runner, Path]:
+    """A model by its file or its run's folder; `options` are those of `bnn.load`."""
     path = Path(model)
     if path.is_dir():
         path = path / "model.bnn"
         if not path.exists():
             raise ValueError(f"{model}: a folder without model.bnn; is its training finished?")
-    return load(path, engine), path
+    return load(path, **options), path
 
 
 def _eval(options: argparse.Namespace) -> int:
-    runner, path = _load(options.model, options.engine)
+    how = {"engine": options.engine, "threads": options.threads}
+    runner, path = _load(options.model, activations=options.activations, **how)
     name = options.data or runner.model.about.get("data")
     if not name:
         raise ValueError(f"{path} does not say what data it was trained on: give --data")
@@ -200,22 +204,34 @@ def _eval(options: argparse.Namespace) -> int:
     labels = runner.model.input.labels
     if labels and labels != data.classes:
         raise ValueError(f"--data {name}: its classes are {_list(data.classes)}, the model's {_list(labels)}")
-    accuracy = float(np.mean(runner.predict(data.test_images) == data.test_labels))
+
+    def accuracy_of(runner: Runner) -> float:
+        return float(np.mean(runner.predict(data.test_images) == data.test_labels))
+
+    accuracy = accuracy_of(runner)
+    exact = accuracy_of(load(path, **how)) if runner.activations == "int8" else accuracy
     weights = runner.model.about.get("weights", "unknown")
     result = {
         "accuracy": accuracy,
         "n": len(data.test_labels),
         "weights": weights,
         "engine": runner.engine,
+        "isa": runner.isa,
+        "activations": runner.activations,
         "data": name,
     }
+    if runner.activations == "int8":
+        result["accuracy_float32"] = exact
     if options.json:
         print(json.dumps(result))
     else:
         print(
             f"{_percent(accuracy)} of {len(data.test_labels):,} test images of {name} "
-            f"({weights} weights, {runner.engine} engine)"
+            f"({weights} weights, {runner.engine} engine, {runner.isa})"
         )
+        if runner.activations == "int8":
+            change = f"{100 * (accuracy - exact):+.2f} points"
+            print(f"with int8 activations; {_percent(exact)} with float32: {change}")
     return 0
 
 
@@ -241,7 +257,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    runner, path = _load(options.model)
+    runner, path = _load(options.model, engine="reference")  # nothing is run
     info = as_dict(runner.model, path.stat().st_size)
     if options.json:
         print(json.dumps(info))
@@ -268,13 +284,53 @@ def _info(options: argparse.Namespace) -> int:
     print(", ".join(f"{key}: {value}" for key, value in sorted(info["about"].items())))
     print()
     head = ["layer", "operation", "output", "one-bit", "float", "bytes", "multiply-accumulates", "of"]
-    print(_table(head, rows))
+    print(table(head, rows))
     ratio = info["float_bytes"] / info["file_bytes"]
     print(
         f"\n{info['one_bit_weights']:,} one-bit weights and {info['float_parameters']:,} float parameters "
         f"in {info['file_bytes']:,} bytes: {ratio:.1f} times smaller than in float32"
     )
     return 0
+
+
+# --- bench ------------------------------------------------------------------------------------------------
+
+
+def _bench(options: argparse.Namespace) -> int:
+    sets = instruction_sets()
+    isa = options.isa or os.environ.get("BNN_ISA") or sets[-1]
+    if isa not in sets:
+        raise ValueError(f"this processor has the kernels {', '.join(sets)}, not {isa!r}")
+    for name in ("threads", "repeats"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} {getattr(options, name)}: must be at least 1")
+    for path in filter(None, (options.json, options.png)):  # better now than after minutes
+        if path.is_dir() or not os.access(path.parent, os.W_OK):
+            raise ValueError(f"{path}: cannot be written")
+    if options.png:
+        require("matplotlib", "bench")
+    if options.model:
+        skipped: list[str] = []
+        cases = model_cases(_load(options.model, engine="reference")[0].model, isa, options.threads)
+    else:
+        cases, skipped = standard_cases(isa, options.threads)
+    cases = select(cases, options.only)
+
+    def on_case(index: int, case: Any) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{index + 1} of {len(cases)}: {case.name}", end="", file=sys.stderr, flush=True)
+
+    report = bench(cases, isa, options.threads, options.repeats, skipped, on_case)
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    print(report)
+    if options.json:
+        write_atomically(options.json, (json.dumps(report.as_dict(), indent=1) + "\n").encode())
+    if options.png:
+        report.draw(options.png)
+    for line in report.wrong():
+        print(f"bnn bench: WRONG: {line}", file=sys.stderr)
+    return 1 if report.wrong() else 0
 
 
 # --- text -------------------------------------------------------------------------------------------------
@@ -290,18 +346,6 @@ def _list(names: Sequence[str]) -> str:
 
 def _numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4f}" for value in values)
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    """Plain aligned columns; numbers to the right. The deployment side has no library for it."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    right = [all(not row[i] or row[i][0].isdigit() for row in rows) for i in range(len(head))]
-
-    def line(cells: list[str]) -> str:
-        aligned = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True))
-        return "  ".join(aligned).rstrip()
-
-    return "\n".join([line(head), "  ".join("-" * width for width in widths), *map(line, rows)])
 
 
 # --- options ----------------------------------------------------------------------------------------------
@@ -362,9 +406,14 @@ def _parser() -> argparse.ArgumentParser:
         "--data", metavar="NAME", help=f"{', '.join(DATASETS)}, or a folder (default: the model's)"
     )
     _data_dir(evaluate)
+    evaluate.add_argument("--engine", default="native", metavar="NAME", help=f"one of {', '.join(ENGINES)}")
     evaluate.add_argument(
-        "--engine", default="reference", metavar="NAME", help=f"one of {', '.join(ENGINES)}"
+        "--activations",
+        default="float32",
+        metavar="DTYPE",
+        help=f"one of {', '.join(ACTIVATIONS)}; with int8 the change of accuracy is shown",
     )
+    _threads(evaluate)
     _json(evaluate)
 
     predict = _command(
@@ -377,6 +426,23 @@ def _parser() -> argparse.ArgumentParser:
     info = _command(commands, "info", _info, "layers, sizes and operations", "bnn info runs/mnist/model.bnn")
     _model(info)
     _json(info)
+
+    compare = _command(
+        commands,
+        "bench",
+        _bench,
+        "time one bit beside PyTorch and ONNX Runtime on this machine",
+        "bnn bench runs/mnist --png bench.png",
+    )
+    compare.add_argument(
+        "model", metavar="MODEL", nargs="?", help="a .bnn file, or a run's folder (default: standard shapes)"
+    )
+    compare.add_argument("--threads", type=int, default=1, metavar="N", help="on both sides (default: 1)")
+    compare.add_argument("--isa", metavar="NAME", help="our kernels (default: the processor's best)")
+    compare.add_argument("--only", default="", metavar="TEXT", help="cases that have it in their name")
+    compare.add_argument("--repeats", type=int, default=30, metavar="N", help="of each timing (default: 30)")
+    compare.add_argument("--json", type=Path, metavar="FILE", help="write everything measured, for programs")
+    compare.add_argument("--png", type=Path, metavar="FILE", help="draw a bar chart")
     return parser
 
 
@@ -399,6 +465,12 @@ def _data_dir(parser: argparse.ArgumentParser) -> None:
         "--data-dir",
         metavar="DIR",
         help="holds a folder for each data set (default: $BNN_DATA_DIR, or a cache)",
+    )
+
+
+def _threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="at most that many (default: $BNN_NUM_THREADS, or all cores)"
     )
 
 

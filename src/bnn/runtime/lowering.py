@@ -104,6 +104,8 @@ class _Lowering:
         self.values.append(value)
         index = len(self.values) - 1
         self.ops.append(Op(op, tuple(inputs), index, **fields))
+        if value.dtype == "i32" and self.wide.intersection(self.ops[-1].inputs):
+            self.wide.add(index)
         return index
 
     def once(self, name: str, what: str, make: Callable[[], int]) -> int:
@@ -160,11 +162,15 @@ class _Lowering:
             )
             value = normal
         wanted = dtype or ("f64" if value.dtype == "f64" or index in self.wide else "f32")
-        if value.dtype == wanted:
+        return self.once(name, f"{wanted} {index}", lambda: self.cast(index, replace(value, dtype=wanted)))
+
+    def cast(self, index: int, to: Value) -> int:
+        """A value in another dtype."""
+        dtypes = (self.values[index].dtype, to.dtype)
+        if dtypes[0] == dtypes[1]:
             return index
-        cast = replace(value, dtype=wanted)
-        finish = Finish(computed="f64" if "f64" in (wanted, value.dtype) else "f32")
-        return self.once(name, f"{wanted} {index}", lambda: self.add("map", [index], cast, finish=finish))
+        finish = Finish(computed="f64" if "f64" in dtypes else "f32")
+        return self.add("map", [index], to, finish=finish)
 
     # --- nodes --------------------------------------------------------------------------------------------
 
@@ -188,10 +194,7 @@ class _Lowering:
             index = self.floats(source, self.image(source))
             self.at[name] = self.pool("avg_pool", node, index, count_padding=node.count_padding)
         elif isinstance(node, Add):
-            indices = [self.floats(v, i) for v, i in zip(node.inputs, self.alike(node.inputs), strict=True)]
-            wide: DType = "f64" if any(self.values[i].dtype == "f64" for i in indices) else "f32"
-            indices = [self.floats(v, i, wide) for v, i in zip(node.inputs, indices, strict=True)]
-            self.at[name] = self.add("add", indices, self.values[indices[0]])
+            self.at[name] = self.sum(node)
         elif isinstance(node, Concat):
             self.at[name] = self.concat(node)
         elif isinstance(node, Softmax):
@@ -206,6 +209,20 @@ class _Lowering:
         indices = [self.natural(name, per_channel=False) for name in names]
         shapes = {(v.height, v.width, v.channels) for v in (self.values[i] for i in indices)}
         return indices if len(shapes) == 1 else [self.natural(name) for name in names]
+
+    def sum(self, node: Add) -> int:
+        """From left to right: in float32 until a float64 comes, as the reference adds."""
+        indices = [self.floats(v, i) for v, i in zip(node.inputs, self.alike(node.inputs), strict=True)]
+        dtypes = [self.values[i].dtype for i in indices]
+        narrow = dtypes.index("f64") if "f64" in dtypes else len(dtypes)
+        total, rest = indices[:narrow], indices[narrow:]
+        if len(total) > 1:
+            total = [self.add("add", total, self.values[total[0]])]
+        if rest:
+            wide = replace(self.values[rest[0]], dtype="f64")
+            cast = [self.cast(i, wide) for i in (*total, *rest)]
+            total = [self.add("add", cast, wide)]
+        return total[0]
 
     def concat(self, node: Concat) -> int:
         indices = [self.natural(name) for name in node.inputs]
@@ -255,7 +272,7 @@ class _Lowering:
                 return names
         per_channel = isinstance(node, Affine) or (isinstance(node, PReLU) and node.slope.size > 1)
         index = self.natural(source, per_channel)
-        if self.values[index].dtype == "u8":
+        if self.values[index].dtype == "u8" or index in self.wide:
             index = self.floats(source, index)
         finish = Finish()
         if isinstance(node, Affine):
@@ -295,10 +312,13 @@ class _Lowering:
             and not (pixels or integers)
             and reference.quantizes(node, self.model.kinds[source])
         )
-        fused = self.fuse(node, integers, raw)
+        # Of pixels in float64, as the reference sums their integers.
+        fused = self.fuse(node, integers, raw, wide=pixels and node.is_packed)
         height, width = self.model.shapes[node.name][1:] if isinstance(node, Conv2d) else (1, 1)
         value = Value(fused.dtype, height, width, node.out_channels)
-        channels, dtype = self.values[index].channels, _dtype(reference.dtype_of(node))
+        channels, dtype = self.values[index].channels, fused.finish.computed
+        if self.values[index].dtype not in ("u8", "f64"):  # padding of float32 values is float32 itself
+            window["pad_value"] = float(np.float32(window["pad_value"]))
         weight = Weight(node, window["kernel"], channels // window["groups"])
         fields: dict[str, Any] = {**window, "finish": fused.finish}
 
@@ -332,14 +352,14 @@ class _Lowering:
                 inputs = [self.floats(source, index, "f64")]
             made = self.add("depthwise" if depthwise else kind, inputs, value, **fields)
 
-        if fused.dtype == "i32" and dtype == "f64":
+        if fused.dtype == "i32" and reference.dtype_of(node) == np.float64:
             self.wide.add(made)
         for pool in fused.pools:
             made = self.pool("max_pool", pool, made, flip=fused.flip)
         self.at[fused.names[-1]] = made
         return fused.names
 
-    def fuse(self, node: Product, integers: bool, raw: bool) -> "_Fused":
+    def fuse(self, node: Product, integers: bool, raw: bool, wide: bool) -> "_Fused":
         """What follows a product and is computed with it: a threshold, or an activation and a sign.
 
         A threshold or, of pixels, a sign moves before max pooling, which is then on bits. (Of floats it does
@@ -355,7 +375,7 @@ class _Lowering:
             flip = _bits_of(reader.flip)
             finish = Finish(threshold=reader.threshold, flip=flip)
             return _Fused(names + behind, finish, "bits", pools, flip if reader.flip.any() else None)
-        finish = _scaled("f64" if raw or dtype == "f64" else "f32", dtype, node.scale, node.shift)
+        finish = _scaled("f64" if wide or dtype == "f64" else "f32", dtype, node.scale, node.shift)
         if raw and pools and isinstance(reader, Sign):
             return _Fused(names + behind, finish, "bits", pools)
         if activation := self.activation_after(names[-1]):
@@ -381,7 +401,7 @@ class _Lowering:
             }
         index = self.image(source)
         value = self.values[index]
-        return index, {"kernel": (value.height, value.width), "groups": 1}
+        return index, {"kernel": (value.height, value.width), "groups": 1, "pad_value": 0.0}
 
     def takes_bits(self, node: Product) -> bool:
         """Whether signs enter this product as bits: its weights are ±1, and padding is 0 or a sign."""
@@ -447,7 +467,10 @@ def _activated(finish: Finish, node: Activation, channels: int) -> Finish:
     if isinstance(node, ReLU):
         return replace(finish, activation="relu")
     if isinstance(node, Hardtanh):
-        return replace(finish, activation="hardtanh", low=node.low, high=node.high)
+        limits = (node.low, node.high)
+        if finish.narrow or finish.computed == "f32":  # limits of float32 values are float32 themselves
+            limits = (float(np.float32(node.low)), float(np.float32(node.high)))
+        return replace(finish, activation="hardtanh", low=limits[0], high=limits[1])
     return replace(finish, activation="prelu", slope=np.broadcast_to(node.slope, channels).astype(np.float32))
 
 

@@ -6,22 +6,24 @@ from pathlib import Path
 
 __all__ = ["available_cores", "thread_count"]
 
+MOST = 1024
+
 
 def thread_count(asked: int | None = None) -> int:
     """The argument, else $BNN_NUM_THREADS, else the cores that are available.
 
     Raises:
-        ValueError: the one or the other is no positive number.
+        ValueError: the one or the other is no sensible number.
     """
     if asked is not None:
-        if asked < 1:
-            raise ValueError(f"threads must be at least 1, not {asked}")
+        if not isinstance(asked, int) or not 1 <= asked <= MOST:
+            raise ValueError(f"threads must be a number from 1 to {MOST}, not {asked!r}")
         return asked
     variable = os.environ.get("BNN_NUM_THREADS", "")
     if not variable:
         return available_cores()
-    if not variable.isdecimal() or int(variable) < 1:
-        raise ValueError(f"BNN_NUM_THREADS must be a positive number, not {variable!r}")
+    if not variable.isdecimal() or not 1 <= int(variable) <= MOST:
+        raise ValueError(f"BNN_NUM_THREADS must be a number from 1 to {MOST}, not {variable!r}")
     return int(variable)
 
 
