@@ -22,6 +22,12 @@
 #include "peak.h"
 #include "threads.hpp"
 
+// Waking a thread costs some microseconds, of which a core makes better use itself when there is little to
+// do.
+#ifndef BNN_CYCLES_WORTH_A_THREAD
+#define BNN_CYCLES_WORTH_A_THREAD 100e3
+#endif
+
 namespace nb = nanobind;
 
 namespace
@@ -105,10 +111,7 @@ private:
 
     void run_rows(const char *from, char *to, int rows, int threads)
     {
-        // Waking a thread costs some microseconds, of which a core makes better use itself when there is
-        // little to do.
-        constexpr double cycles_worth_a_thread = 100e3;
-        const int worth = static_cast<int>(std::min(work_ * rows / cycles_worth_a_thread, 1e6));
+        const int worth = static_cast<int>(std::min(work_ * rows / BNN_CYCLES_WORTH_A_THREAD, 1e6));
         Team team(std::min(threads, worth)); // may be smaller: another call may have the threads
         const int parts = team.size();
         std::unique_ptr<Arena> arena = take(arena_bytes(rows, parts));
@@ -205,7 +208,7 @@ private:
         fill(node.dilation, 2, op["dilation"]);
         fill(node.padding, 4, op["padding"]);
         node.groups = nb::cast<std::int32_t>(op["groups"]);
-        node.pad_value = nb::cast<float>(op["pad_value"]);
+        node.pad_value = nb::cast<double>(op["pad_value"]);
         node.count_padding = nb::cast<bool>(op["count_padding"]);
         if (!op["rows"].is_none())
             node.weight = prepare(kernels, node.op, op["rows"], node.groups, nb::cast<int>(op["n"]));
@@ -247,8 +250,8 @@ private:
         finish.shift = finish.computed == BNN_F64 ? static_cast<const void *>(copy<double>(f["shift"]))
                                                   : copy<float>(f["shift"]);
         finish.activation = static_cast<bnn_activation>(nb::cast<int>(f["activation"]));
-        finish.low = nb::cast<float>(f["low"]);
-        finish.high = nb::cast<float>(f["high"]);
+        finish.low = nb::cast<double>(f["low"]);
+        finish.high = nb::cast<double>(f["high"]);
         finish.slope = copy<float>(f["slope"]);
         finish.threshold = copy<std::int32_t>(f["threshold"]);
         finish.flip = copy<std::uint64_t>(f["flip"]);

@@ -97,7 +97,7 @@ typedef struct {
     const void *scale;  /* for each channel; scale and shift come together, or not at all */
     const void *shift;
     bnn_activation activation;
-    float low, high;          /* of BNN_HARDTANH */
+    double low, high;         /* of BNN_HARDTANH */
     const float *slope;       /* of BNN_PRELU, for each channel */
     const int32_t *threshold; /* for each channel; bit 1 where (sum >= threshold) == flip */
     const uint64_t *flip;     /* a bit for each channel */
@@ -129,7 +129,7 @@ typedef struct {
     int32_t kernel[2], stride[2], dilation[2];
     int32_t padding[4]; /* top, bottom, left, right */
     int32_t groups;
-    float pad_value;       /* BNN_PRODUCT_BITS: -1, 0 or 1; with 0, border holds what is too much */
+    double pad_value;      /* BNN_PRODUCT_BITS: -1, 0 or 1; with 0, border holds what is too much */
     int32_t count_padding; /* BNN_AVG_POOL */
 
     const void *weight;          /* prepared, one group after the other; of BNN_DENSE float [group][k][out];

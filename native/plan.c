@@ -96,12 +96,13 @@ static int window_fits(const bnn_node *node, int32_t axis, int32_t in, int32_t o
 
 static bnn_status check_window(const bnn_node *node, const bnn_value *in, const bnn_value *out)
 {
-    const int64_t inner = (int64_t)node->kernel[0] * node->kernel[1] * (in->channels + 63);
+    const int64_t taps = (int64_t)node->kernel[0] * node->kernel[1];
     if (!window_fits(node, 0, in->height, out->height) || !window_fits(node, 1, in->width, out->width))
         return BNN_ERROR_SHAPE;
     if (!bnn_is_product(node->op)) return in->channels == out->channels ? BNN_OK : BNN_ERROR_SHAPE;
-    if (inner > INT32_MAX || node->groups < 1 || in->channels % node->groups || out->channels % node->groups)
+    if (node->groups < 1 || in->channels % node->groups || out->channels % node->groups)
         return BNN_ERROR_SHAPE;
+    if (taps * (in->channels / node->groups) > INT32_MAX / 2) return BNN_ERROR_SIZE; /* and so of words */
     if (node->op == BNN_DEPTHWISE && (node->groups != in->channels || in->channels != out->channels))
         return BNN_ERROR_SHAPE;
     if (node->op == BNN_PRODUCT_U8) {
@@ -206,8 +207,7 @@ bnn_status bnn_plan_init(bnn_plan *plan, bnn_value *values, int32_t n_values, co
     for (k = 0; k < n_values; k++) {
         bnn_value *v = values + k;
         if (v->height < 1 || v->width < 1 || v->channels < 1) return BNN_ERROR_SHAPE;
-        if (v->width > INT32_MAX / v->height || v->channels > INT32_MAX - 63 ||
-            (v->channels + 63) / 64 * 64 > INT32_MAX / bnn_places(v))
+        if (v->width > INT32_MAX / v->height || v->channels > INT32_MAX / bnn_places(v))
             return BNN_ERROR_SIZE;
         if ((size_t)bnn_places(v) > (SIZE_MAX / 2 - all) / bnn_pixel_bytes(v)) return BNN_ERROR_SIZE;
         v->bytes = (size_t)bnn_places(v) * bnn_pixel_bytes(v);

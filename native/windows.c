@@ -27,21 +27,19 @@ static void copy_few(char *to, const char *from, size_t bytes)
     if (bytes) memcpy(to, from, 8);
 }
 
-static void fill(char *to, bnn_dtype dtype, float value, size_t entries)
+static void fill(char *to, bnn_dtype dtype, double value, size_t entries)
 {
+    const float narrow = (float)value;
     size_t i;
     if (dtype == BNN_F32)
-        for (i = 0; i < entries; i++) memcpy(to + i * sizeof(float), &value, sizeof(float));
+        for (i = 0; i < entries; i++) memcpy(to + i * sizeof(float), &narrow, sizeof(float));
     else if (dtype == BNN_F64)
-        for (i = 0; i < entries; i++) {
-            const double wide = value;
-            memcpy(to + i * sizeof(double), &wide, sizeof(double));
-        }
+        for (i = 0; i < entries; i++) memcpy(to + i * sizeof(double), &value, sizeof(double));
     else
         memset(to, 0, entries); /* pixels and quantized values: 0 adds nothing */
 }
 
-static void fill_bits(uint64_t *to, float value, int32_t bits)
+static void fill_bits(uint64_t *to, double value, int32_t bits)
 {
     int32_t k;
     for (k = 0; k < bnn_words(bits); k++) to[k] = value < 0 ? ~UINT64_C(0) : 0;

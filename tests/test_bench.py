@@ -253,6 +253,23 @@ def test_results_agree(model: PackedModel) -> None:
         assert ("onnxruntime int8" in result.rivals) == (not convolves)
 
 
+def test_signs_of_float32_are_not_judged() -> None:
+    """About 0 they hang on the order of a sum; those of float64 are judged against our reference."""
+
+    def allowed(**fields: Any) -> tuple[float | None, float | None]:
+        first = Linear(name="first", inputs=("input",), weight=packed_weight(8, 64), **fields)
+        model = model_of((64,), first, Sign(name="sign", inputs=("first",)))
+        result = run_case(Case("y", model, 2, BEST, 1), 1, {})
+        assert result.wrong() == []
+        theirs = result.rivals["torch float32"]
+        assert theirs is not None
+        return result.agreement.allowed, theirs.agreement.allowed
+
+    assert allowed() == (None, None)
+    assert allowed(scale=np.ones(8, np.float32), shift=np.zeros(8, np.float32)) == (None, None)
+    assert allowed(scale=np.ones(8), shift=np.zeros(8)) == (0, None)
+
+
 def test_nan_agrees_with_nothing() -> None:
     """A difference that is no number is a disagreement, unless nobody judges it."""
     assert not Agreement(float("nan"), 1e-4).holds
@@ -328,7 +345,7 @@ def test_where_one_bit_is_slower(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each place where another runtime takes less time has its line, with how much less."""
     factors = {"ours": 1.0, "torch float32": 4.0, "torch bfloat16": 0.5}
 
-    def measured(functions: dict[tuple[str, str], object], repeats: int) -> dict[Any, Timing]:
+    def measured(functions: dict[Any, object], repeats: int, before: None) -> dict[Any, Timing]:
         return {key: Timing((1e-3 * factors.get(key[0], 2),) * repeats, 1) for key in functions}
 
     monkeypatch.setattr("bnn.bench.compare.measure", measured)

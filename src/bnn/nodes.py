@@ -22,6 +22,7 @@ from bnn import bits
 
 __all__ = [
     "INPUT",
+    "MAX_ELEMENTS",
     "NODES",
     "Add",
     "Affine",

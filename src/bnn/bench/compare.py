@@ -107,7 +107,7 @@ def run_case(case: Case, repeats: int, peaks: Mapping[str, float]) -> Result:
         for name, run in runs.items():
             functions |= {(name, layout): call for layout, call in run.calls.items()} if run else {}
         agreements = {name: run.agreement(y) for name, run in runs.items() if run}
-        timings = measure(functions, repeats, *[rouse] * (case.threads > 1))
+        timings = measure(functions, repeats, rouse if case.threads > 1 else None)
     rivals: dict[str, Rival | None] = dict.fromkeys(runs)
     for name, agreement in agreements.items():
         rivals[name] = Rival({k[1]: timing for k, timing in timings.items() if k[0] == name}, agreement)
@@ -135,8 +135,9 @@ def _difference(ours: Array, theirs: Array) -> float:
 
 def _with_reference(case: Case, x: Array, y: Array) -> Agreement:
     want = reference.run(case.model, x[:REFERENCE_ROWS], case.activations)
-    rough = [node for node in _signed(case.model) if getattr(node, "scale", np.empty(0)).dtype != np.float64]
     # Where a sign is taken of a float32 about 0, it is a matter of luck.
+    scales = [getattr(node, "scale", None) for node in _signed(case.model)]
+    rough = any(scale is None or scale.dtype != np.float64 for scale in scales)
     allowed = None if rough else _tolerance(case)
     return Agreement(_difference(y[:REFERENCE_ROWS], want), allowed)
 

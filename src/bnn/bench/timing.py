@@ -45,7 +45,7 @@ class Timing:
 def measure(
     functions: Mapping[Name, Function],
     repeats: int,
-    before: Callable[[Function], object] = lambda function: None,
+    before: Callable[[Function], object] | None = None,
 ) -> dict[Name, Timing]:
     """Times each function, all of them in turn in every repeat.
 
@@ -59,7 +59,8 @@ def measure(
     seconds: dict[Name, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
-            before(function)
+            if before:
+                before(function)
             start = time.perf_counter_ns()
             for _ in range(calls[name]):
                 function()

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from bnn import bits
 from bnn.nodes import (
     INPUT,
+    MAX_ELEMENTS,
     Add,
     Affine,
     AvgPool2d,
@@ -177,7 +178,7 @@ class _Lowering:
     def emit(self, node: Node) -> list[str]:
         """Emits a node, with those after it that it takes along; the names of all of them."""
         if isinstance(node, Linear | Conv2d):
-            return self.product(node)
+            return self.product(_bounded(node))
         if isinstance(node, Affine | Threshold | Sign | ReLU | Hardtanh | PReLU):
             return self.map(node)
         name, source = node.name, node.inputs[0]
@@ -237,7 +238,8 @@ class _Lowering:
     def pool(self, op: str, node: MaxPool2d | AvgPool2d, index: int, **fields: Any) -> int:
         channels, height, width = self.model.shapes[node.name]
         value = Value(self.values[index].dtype, height, width, channels)
-        geometry = {"kernel": node.kernel, "stride": node.stride, "padding": node.padding}
+        stride = (min(node.stride[0], MAX_ELEMENTS), min(node.stride[1], MAX_ELEMENTS))
+        geometry = {"kernel": node.kernel, "stride": stride, "padding": node.padding}
         return self.add(op, [index], value, **geometry, **fields)
 
     # --- what follows a sum -------------------------------------------------------------------------------
@@ -306,7 +308,8 @@ class _Lowering:
         index, window = self.window(node)
         pixels, signs = (self.values[index].dtype == dtype for dtype in ("u8", "bits"))
         integers = signs and self.takes_bits(node)
-        raw = pixels and node.is_packed and window["groups"] == 1
+        n = prod(node.weight.shape[1:])
+        raw = pixels and node.is_packed and window["groups"] == 1 and n * 255 < 2**31
         quantized = (
             self.activations == "int8"
             and not (pixels or integers)
@@ -472,6 +475,15 @@ def _activated(finish: Finish, node: Activation, channels: int) -> Finish:
             limits = (float(np.float32(node.low)), float(np.float32(node.high)))
         return replace(finish, activation="hardtanh", low=limits[0], high=limits[1])
     return replace(finish, activation="prelu", slope=np.broadcast_to(node.slope, channels).astype(np.float32))
+
+
+def _bounded(node: Product) -> Product:
+    """With a stride and a dilation that fit 32 bits: beyond any image, larger ones change nothing."""
+    if not isinstance(node, Conv2d):
+        return node
+    (kh, kw), (dy, dx), (sy, sx) = node.weight.shape[2:], node.dilation, node.stride
+    dilation = (dy if kh > 1 else 1, dx if kw > 1 else 1)
+    return replace(node, stride=(min(sy, MAX_ELEMENTS), min(sx, MAX_ELEMENTS)), dilation=dilation)
 
 
 def _bits_of(flags: NDArray[np.bool_]) -> NDArray[np.uint64]:

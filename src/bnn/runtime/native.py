@@ -70,7 +70,9 @@ class Engine:
         plan = self._plans.get(x.dtype.char) or self.plan(x.dtype)
         out = np.empty((len(x), *self._shape), dtype=np.float32)
         if len(x):
-            plan.run(x if x.flags.c_contiguous else np.ascontiguousarray(x), out, self.threads)
+            if not (x.flags.c_contiguous and x.flags.aligned):
+                x = np.array(x, order="C")
+            plan.run(x, out, self.threads)
         return out
 
     def plan(self, dtype: Any) -> _native.Plan:

@@ -151,10 +151,11 @@ def product_of_zero(node: Linear | Conv2d, shape: tuple[int, ...], contract: Inp
 def quantizes(node: Linear | Conv2d, kind: Kind) -> bool:
     """Whether int8 activations concern this layer: its weights are packed, and what enters is not ±1 anyway.
 
-    Padding must be 0, which has a quantized form whatever the scale.
+    Padding must be 0, which has a quantized form whatever the scale, and sums must fit 32 bits.
     """
     padded = isinstance(node, Conv2d) and any(node.padding) and node.pad_value != 0
-    return node.is_packed and kind != "sign" and not padded
+    fits = prod(node.weight.shape[1:]) * 127 < 2**31
+    return node.is_packed and kind != "sign" and not padded and fits
 
 
 def quantize(x: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
