@@ -72,7 +72,6 @@ AVX512 static void f32_avx512(long repeats)
         EACH (i, 8) {
             CHANGED(w[i]);
             sum_f32x16[i] = _mm512_add_ps(sum_f32x16[i], _mm512_permutexvar_ps(w[i], table));
-            w[i] = _mm512_srli_epi32(w[i], 4);
         }
     }
     EACH (i, 8) CHANGED(sum_f32x16[i]);
@@ -86,7 +85,6 @@ AVX512 static void i16_avx512(long repeats)
         EACH (i, 8) {
             CHANGED(w[i]);
             sum_i16x32[i] = _mm512_add_epi16(sum_i16x32[i], _mm512_permutexvar_epi16(w[i], table));
-            if (i % 3) w[i] = _mm512_srli_epi16(w[i], 5); /* two of three groups are shifted */
         }
     }
     EACH (i, 8) CHANGED(sum_i16x32[i]);
@@ -101,6 +99,7 @@ AVX2 static void bits_avx2(long repeats)
     while (repeats--) {
         CHANGED_YMM(x);
         EACH (i, 4) {
+            CHANGED_YMM(w[i]);
             const __m256i v = _mm256_xor_si256(x, w[i]);
             const __m256i a = _mm256_shuffle_epi8(ones_of_nibble, _mm256_and_si256(v, low));
             const __m256i b =
@@ -120,7 +119,6 @@ AVX2 static void f32_avx2(long repeats)
         EACH (i, 4) {
             CHANGED_YMM(w[i]);
             sum_f32x8[i] = _mm256_add_ps(sum_f32x8[i], _mm256_permutevar8x32_ps(table, w[i]));
-            w[i] = _mm256_srli_epi32(w[i], 3);
         }
     }
     EACH (i, 4) CHANGED_YMM(sum_f32x8[i]);

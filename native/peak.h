@@ -10,7 +10,8 @@ extern "C" {
 
 /* Runs a loop for about that many seconds; returns its rate, or 0 if this processor has no such loop.
 
-       "bits"    multiply-accumulates of ±1 x ±1 a second: xor, population count, add
+       "bits"    multiply-accumulates of ±1 x ±1 a second: xor, population count, add. AVX2 cannot count: the
+                 loop looks nibbles up, and carry-save adders may beat it
        "f32"     of float x ±1: a table look-up in a register and an addition
        "i16"     the same of 16-bit integers
        "memory"  bytes read a second from an array of 256 MiB

@@ -63,10 +63,15 @@ class Rival:
 
 @dataclass(frozen=True)
 class Result:
-    """A case's figures. `agreement` is with our reference; a rival that is None is not installed."""
+    """A case's figures. `agreement` is with our reference; a rival that is None is not installed.
+
+    memory: bytes of prepared weights and arena, for this batch; file: bytes of the model's .bnn file.
+    """
 
     case: Case
     ours: Timing
+    memory: int
+    file: int
     of_peak: float | None
     agreement: Agreement
     rivals: Mapping[str, Rival | None]
@@ -97,7 +102,8 @@ def run_case(case: Case, repeats: int, peaks: Mapping[str, float]) -> Result:
     """
     x = case.input()
     engine = partial(native().Engine, case.model, case.activations, isa=case.isa)
-    ours = partial(engine(threads=case.threads), x)
+    our_engine = engine(threads=case.threads)
+    ours = partial(our_engine, x)
     y = ours()
     with _torch(case, x) as torch_runs:
         runs = {**torch_runs, **_onnxruntime(case, x)}
@@ -112,7 +118,18 @@ def run_case(case: Case, repeats: int, peaks: Mapping[str, float]) -> Result:
     for name, agreement in agreements.items():
         rivals[name] = Rival({k[1]: timing for k, timing in timings.items() if k[0] == name}, agreement)
     ours_took = timings["ours", ""]
-    return Result(case, ours_took, _of_peak(case, ours_took, peaks), _with_reference(case, x, y), rivals)
+    memory = our_engine.plan(x.dtype).bytes(case.batch, case.threads)
+    of_peak = _of_peak(case, ours_took, peaks)
+    return Result(
+        case, ours_took, memory, _file_bytes(case.model), of_peak, _with_reference(case, x, y), rivals
+    )
+
+
+def _file_bytes(model: PackedModel) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.bnn"
+        model.save(path)
+        return path.stat().st_size
 
 
 def _of_peak(case: Case, ours: Timing, peaks: Mapping[str, float]) -> float | None:

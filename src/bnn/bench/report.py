@@ -61,7 +61,7 @@ class Report:
 
     def __str__(self) -> str:
         notes = [*(f"protocol: {line}" for line in self.protocol), *(f"skipped: {s}" for s in self.skipped)]
-        return "\n".join([*self._header(), "", self._table(), "", *notes, *self._slower()])
+        return "\n".join([*self._header(), "", self._table(), "", *notes, *self._memory(), *self._slower()])
 
     def _header(self) -> list[str]:
         versions = (f"{name} {version or 'not installed'}" for name, version in self.versions.items())
@@ -99,6 +99,14 @@ class Report:
             for name in names:
                 rows[-1] += _cells(result, name)
         return table([*head, *(cell for name in names for cell in (name, ""))], rows)
+
+    def _memory(self) -> list[str]:
+        """Of whole networks on one input."""
+        return [
+            f"memory: {r.case.name}: {r.memory:,} bytes of prepared weights and arena; the file has {r.file:,}"
+            for r in self.results
+            if r.case.batch == 1 and len(r.case.model.nodes) > 2
+        ]
 
     def _slower(self) -> list[str]:
         compared = [(r.case.name, name, ratio) for r in self.results for name, ratio in r.ratios.items()]
@@ -194,6 +202,8 @@ def _case(result: Result) -> dict[str, Any]:
         "macs": macs,
         "macs_per_second": sum(macs.values()) / result.ours.median,
         "of_peak": result.of_peak,
+        "memory": result.memory,
+        "file": result.file,
         "ours": result.ours.as_dict(),
         "agreement": _agreement(result.agreement),
         "rivals": rivals,

@@ -1,0 +1,45 @@
+"""What the pages in docs/ show works as it stands."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import one_of_each, random_pixels
+
+import bnn
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links(page: Path) -> None:
+    """Files that a page links to, and those of the repository that it names, are there."""
+    text = page.read_text(encoding="utf-8")
+    linked = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
+    assert [target for target in linked if not (DOCS / target).exists()] == []
+    named = re.findall(r"`((?:native|tests|examples|benchmarks)/[\w./*-]+)", text)
+    root = DOCS.parent
+    assert [name for name in named if not list(root.glob(name))] == []
+
+
+def test_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ways to load a model that "How a packed network runs" shows."""
+    monkeypatch.chdir(tmp_path)
+    one_of_each().save("model.bnn")
+    x, names = random_pixels(3, 2, 6, 6), dict[str, Any](bnn=bnn)
+    (code,) = blocks("runtime.md")
+    truth = bnn.load("model.bnn", engine="reference")(x)
+    lines = [line for line in code.splitlines() if line.startswith("net = ")]
+    assert len(lines) == 4
+    for line in lines:
+        exec(line, names)
+        assert np.abs(names["net"](x) - truth).max() < 1e-4
+    exec(code, names)
+    assert names["net"].isa == "numpy"
