@@ -28,6 +28,7 @@ NUMPY_SIDE = [
     "images",
     "config",
     "data",
+    "from_scratch",
     "bench",
 ]
 TORCH_SIDE = [
@@ -46,6 +47,7 @@ TORCH_SIDE = [
     "runs",
     "samples",
     "training",
+    "studies",
 ]
 FACE = ["__init__", "cli", "binary_connect_fc_example"]
 ORDER = [*NUMPY_SIDE, *TORCH_SIDE, *FACE]

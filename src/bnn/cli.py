@@ -24,6 +24,8 @@ from bnn.errors import MissingExtraError, require
 from bnn.files import write_atomically
 from bnn.images import read_image
 from bnn.runtime import ACTIVATIONS, ENGINES, Runner, load
+from bnn.studies import NAMES as STUDIES
+from bnn.studies import find
 from bnn.summary import as_dict, layer_costs
 from bnn.tables import table
 
@@ -333,6 +335,26 @@ def _bench(options: argparse.Namespace) -> int:
     return 1 if report.wrong() else 0
 
 
+# --- study ------------------------------------------------------------------------------------------------
+
+
+def _study(options: argparse.Namespace) -> int:
+    for module in ("torch", "pandas"):
+        require(module, "train")
+    study = find(options.name)
+    from bnn.studies.study import conduct, markdown
+
+    asked = {name: getattr(options, name) for name in ("seeds", "epochs", "width")}
+    settings = study.options(options.data, options.data_dir, **asked)
+    out = Path(options.out or Path("studies") / f"{options.name}-{options.data}")
+
+    def on_cell(variant: str, seed: int) -> None:
+        print(f"{variant}, seed {seed}", file=sys.stderr, flush=True)
+
+    print(f"{study.title}\n\n{markdown(conduct(study, settings, out, on_cell))}\n\nin {out}: report.md")
+    return 0
+
+
 # --- text -------------------------------------------------------------------------------------------------
 
 
@@ -380,6 +402,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"bnn {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    experiment = _command(
+        commands,
+        "study",
+        _study,
+        "run an experiment: a table, figures and a report",
+        "bnn study from-scratch --data digits",
+    )
+    experiment.add_argument("name", metavar="NAME", help=", ".join(STUDIES))
+    experiment.add_argument("--data", default="mnist", metavar="NAME", help="mnist (default), digits, ...")
+    _data_dir(experiment)
+    experiment.add_argument(
+        "--out", metavar="DIR", help="its folder; what is done there is not done again (default: studies/...)"
+    )
+    for name, text in (("seeds", "runs of each variant"), ("epochs", "of training"), ("width", "of layers")):
+        experiment.add_argument(f"--{name}", type=int, metavar="N", help=f"{text} (default: the study's)")
 
     train = _command(
         commands,

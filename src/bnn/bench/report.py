@@ -103,7 +103,7 @@ class Report:
     def _memory(self) -> list[str]:
         """Of whole networks on one input."""
         return [
-            f"memory: {r.case.name}: {r.memory:,} bytes of prepared weights and arena; the file has {r.file:,}"
+            f"memory: {r.case.name}: {r.memory:,} bytes of prepared weights, arena; the file has {r.file:,}"
             for r in self.results
             if r.case.batch == 1 and len(r.case.model.nodes) > 2
         ]

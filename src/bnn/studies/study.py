@@ -1,0 +1,197 @@
+"""What studies share: cells of (variant, seed), none computed twice; a table, figures and a report.
+
+A study's folder holds study.json (what was asked), cells/ (one JSON file a cell), table.csv, its figures and
+report.md. Whoever runs it again, after Ctrl-C or with more seeds, pays for the missing cells only.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bnn.files import write_atomically
+
+__all__ = ["Cells", "Options", "Study", "StudyError", "conduct", "markdown", "spread"]
+
+
+class StudyError(ValueError):
+    """The folder or an option does not fit. The message is one line."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a study is run.
+
+    Attributes:
+        data: "mnist", "digits" or "cifar10".
+        seeds: of each variant, from 0 on.
+        epochs, width: of training, and of hidden layers or channels.
+        data_dir: see `bnn.data.load_dataset`; no part of what was asked.
+    """
+
+    data: str
+    seeds: int
+    epochs: int
+    width: int
+    data_dir: str | None = None
+
+
+Cells = Mapping[str, Sequence[dict[str, Any]]]
+"""Results by variant, one for each seed. Scalars are metrics; lists are for figures."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """An experiment.
+
+    Attributes:
+        name: of the command.
+        title: its question in a line.
+        settings: what `bnn study NAME --data DATA` runs unless told otherwise, by data set.
+        variants: what is compared, by name: a line on each.
+        run: (variant, seed, options, a folder of the cell's own) to its metrics.
+        draw: (cells, options, folder) writes figures; their names with captions.
+        conclude: (summary table, cells) to sentences for the report.
+        weights: which weights are tested.
+        note: what else must be said of the data, such as where test figures appear.
+    """
+
+    name: str
+    title: str
+    settings: Mapping[str, Options]
+    variants: Mapping[str, str]
+    run: Callable[[str, int, Options, Path], dict[str, Any]]
+    draw: Callable[[Cells, Options, Path], Mapping[str, str]]
+    conclude: Callable[[pd.DataFrame, Cells], Sequence[str]]
+    weights: str
+    note: str = ""
+
+    def options(self, data: str, data_dir: str | None = None, **changes: int | None) -> Options:
+        """The setting for a data set, with changes that are not None.
+
+        Raises:
+            StudyError: it has no such setting, or a number is not positive.
+        """
+        if data not in self.settings:
+            raise StudyError(f"study {self.name} runs on {', '.join(self.settings)}, not {data!r}")
+        given = {name: value for name, value in changes.items() if value is not None}
+        for name, value in given.items():
+            if value < 1:
+                raise StudyError(f"--{name} {value}: must be at least 1")
+        return replace(self.settings[data], data_dir=data_dir, **given)  # type: ignore[arg-type]
+
+
+def conduct(
+    study: Study,
+    options: Options,
+    out: str | Path,
+    on_cell: Callable[[str, int], None] = lambda variant, seed: None,
+) -> pd.DataFrame:
+    """Runs what is missing, and writes the table, the figures and the report.
+
+    Args:
+        study: the experiment.
+        options: how.
+        out: its folder; one that holds other options is refused.
+        on_cell: called before a cell is computed.
+
+    Returns:
+        the summary: a row for each variant, mean and standard deviation of each metric.
+
+    Raises:
+        StudyError: the folder belongs to another study or other options.
+    """
+    out = Path(out)
+    _claim(study, options, out)
+    cells: dict[str, list[dict[str, Any]]] = {variant: [] for variant in study.variants}
+    for seed in range(options.seeds):
+        for variant in study.variants:
+            path = out / "cells" / f"{variant.replace(' ', '-').replace(',', '')}-{seed}.json"
+            if not path.exists():
+                on_cell(variant, seed)
+                result = study.run(variant, seed, options, path.with_suffix(""))
+                write_atomically(path, (json.dumps(result) + "\n").encode())
+            cells[variant].append(json.loads(path.read_text()))
+    rows = [
+        {"variant": variant, "seed": seed} | {k: v for k, v in cell.items() if not isinstance(v, list)}
+        for variant, of_seeds in cells.items()
+        for seed, cell in enumerate(of_seeds)
+    ]
+    table = pd.DataFrame(rows)
+    write_atomically(out / "table.csv", table.to_csv(index=False).encode())
+    figures = study.draw(cells, options, out)
+    summary = spread(table)
+    write_atomically(out / "report.md", _report(study, options, summary, cells, figures).encode())
+    return summary
+
+
+def spread(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean and sample standard deviation of each metric over the seeds, by variant, in the table's order."""
+    metrics = [column for column in table.columns if column not in ("variant", "seed")]
+    return table.groupby("variant", sort=False)[metrics].agg(["mean", "std"])
+
+
+def markdown(summary: pd.DataFrame) -> str:
+    """A summary as a table: mean ± standard deviation, four digits."""
+    metrics = list(dict.fromkeys(summary.columns.get_level_values(0)))
+    lines = [f"| variant | {' | '.join(metrics)} |", "| --- |" + " --- |" * len(metrics)]
+    for variant, row in summary.iterrows():
+        cells = [_number(row[metric, "mean"], row[metric, "std"]) for metric in metrics]
+        lines.append(f"| {variant} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _number(mean: float, deviation: float) -> str:
+    if pd.isna(mean):
+        return ""
+    return f"{mean:.4g}" if pd.isna(deviation) else f"{mean:.4f} ± {deviation:.4f}"
+
+
+def _claim(study: Study, options: Options, out: Path) -> None:
+    """Makes the folder this study's. The number of seeds may change: the others' cells are kept."""
+    asked = {"study": study.name} | {
+        name: value for name, value in asdict(options).items() if name not in ("seeds", "data_dir")
+    }
+    marker = out / "study.json"
+    if marker.exists():
+        before = json.loads(marker.read_text())
+        for name, value in asked.items():
+            if before.get(name) != value:
+                raise StudyError(
+                    f"{out} holds a study with {name} = {before.get(name)!r}, not {value!r}: "
+                    "choose another --out"
+                )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise StudyError(f"{out} holds something else: choose another --out")
+    (out / "cells").mkdir(parents=True, exist_ok=True)
+    write_atomically(marker, (json.dumps(asked, indent=2) + "\n").encode())
+
+
+def _report(
+    study: Study, options: Options, summary: pd.DataFrame, cells: Cells, figures: Mapping[str, str]
+) -> str:
+    command = f"bnn study {study.name} --data {options.data} --seeds {options.seeds}"
+    command += f" --epochs {options.epochs} --width {options.width}"
+    lines = [f"# {study.title}", ""]
+    default = study.settings["mnist"]
+    if options.epochs < default.epochs or options.data == "digits":
+        lines += [f"A reduced run: {options.data}, {options.epochs} epochs.", ""]
+    lines += [
+        f"{options.data}, {options.seeds} seeds; mean ± standard deviation. Weights at test time: "
+        f"{study.weights}. {study.note}".rstrip(),
+        "",
+        f"    {command}",
+        "",
+        markdown(summary),
+        "",
+        *(f"- **{variant}**: {text}" for variant, text in study.variants.items()),
+        "",
+        *study.conclude(summary, cells),
+        "",
+    ]
+    for name, caption in figures.items():
+        lines += [f"![{caption}]({name})", "", caption, ""]
+    return "\n".join(lines).rstrip() + "\n"
