@@ -58,7 +58,7 @@ public:
         if (!kernels) throw std::invalid_argument("this processor has no kernels named '" + isa + "'");
         for (const auto &v : values) {
             if (v.size() != 4) throw std::invalid_argument("a value is (dtype, height, width, channels)");
-            values_.push_back(bnn_value{static_cast<bnn_dtype>(v[0]), v[1], v[2], v[3], 0, 0, 0, 0});
+            values_.push_back(bnn_value{static_cast<bnn_dtype>(v[0]), v[1], v[2], v[3], 0, 0, 0, 0, 0});
         }
         for (nb::handle op : ops) add(nb::cast<nb::dict>(op), kernels);
         const bnn_status status =
@@ -104,8 +104,8 @@ public:
 private:
     std::size_t arena_bytes(int rows, int parts) const
     {
-        const std::size_t bytes = bnn_arena_bytes(&plan_, rows, parts);
-        if (!bytes && plan_.row_bytes) throw std::bad_alloc();
+        std::size_t bytes = 0;
+        if (bnn_arena_bytes(&plan_, rows, parts, &bytes) != BNN_OK) throw std::bad_alloc();
         return bytes;
     }
 
@@ -115,8 +115,8 @@ private:
         Team team(std::min(threads, worth)); // may be smaller: another call may have the threads
         const int parts = team.size();
         std::unique_ptr<Arena> arena = take(arena_bytes(rows, parts));
-        const bnn_batch batch{from, to, rows, arena->bytes.get()};
-        team.run(plan_.n_nodes, [&](int step, int part) { bnn_run_part(&plan_, &batch, step, part, parts); });
+        const bnn_batch batch = bnn_batch_of(&plan_, from, to, rows, parts, arena->bytes.get());
+        team.run(plan_.n_nodes, [&](int step, int part) { bnn_run_part(&plan_, &batch, step, part); });
         give(std::move(arena));
     }
 
@@ -223,10 +223,12 @@ private:
             node.n_segments = static_cast<std::int32_t>(nb::len(segments));
             for (nb::handle item : segments) {
                 const auto s = nb::cast<nb::dict>(item);
-                const int channels = nb::cast<int>(s["channels"]);
+                const int channels = static_cast<int>(nb::cast<Array>(s["take"]).shape(0));
+                const int n = node.kernel[0] * node.kernel[1] * channels;
                 *to++ = bnn_segment{
-                    nb::cast<int>(s["first"]), channels, nb::cast<double>(s["divisor"]),
-                    prepare(kernels, node.op, s["rows"], 1, node.kernel[0] * node.kernel[1] * channels)};
+                    copy<std::int32_t>(s["take"]),  channels,
+                    nb::cast<int>(s["output"]),     static_cast<int>(nb::cast<Array>(s["rows"]).shape(0)),
+                    nb::cast<double>(s["divisor"]), prepare(kernels, node.op, s["rows"], 1, n)};
             }
         }
         if (!op["border"].is_none()) {

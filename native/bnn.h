@@ -4,7 +4,8 @@
 
        bnn_plan plan;
        bnn_plan_init(&plan, values, n_values, nodes, n_nodes, bnn_kernels_best());
-       void *arena = ... bnn_arena_bytes(&plan, rows, 1) bytes, aligned to BNN_ALIGNMENT ...;
+       bnn_arena_bytes(&plan, rows, 1, &bytes);
+       void *arena = ... bytes, aligned to BNN_ALIGNMENT ...;
        bnn_run(&plan, input, output, rows, arena);
 
    `rows` samples are computed at once. To share the work, several threads each call
@@ -12,7 +13,7 @@
        for (step = 0; step < plan.n_nodes; step++) { bnn_run_part(&plan, &run, step, part, parts); barrier();
    }
 
-   with the same run and different parts: the result is the same for any number of them. Everything here is
+   with the same batch and different parts: the result is the same for any number of them. Everything here is
    re-entrant; a plan is only read once it is made, so any number of arenas may be run over it.
 
    Weights. Bit 1 means -1; a row of n signs is ceil(n / 64) little-endian uint64, its padding 0. An
@@ -63,6 +64,7 @@ typedef struct {
     size_t bytes;        /* of one sample, in the arena a multiple of BNN_ALIGNMENT */
     size_t offset;       /* of the first sample in the arena, for each row of the run */
     int32_t first, last; /* the nodes that write it and that read it last */
+    int32_t next;        /* the value behind it in the arena */
 } bnn_value;
 
 typedef enum {
@@ -111,10 +113,12 @@ typedef struct {
     const void *values;           /* [row class][column class][output channel] */
 } bnn_border;
 
-/* Of raw pixels, some channels that are normalised with one deviation. */
+/* Of raw pixels, the channels that are normalised with one deviation, and the outputs that they are for. */
 typedef struct {
-    int32_t first, channels; /* of the input's channels */
-    double divisor;          /* 255 * deviation */
+    const int32_t *take; /* these channels of the input */
+    int32_t channels;    /* how many */
+    int32_t output, outputs;
+    double divisor; /* 255 * deviation */
     const void *weight;
 } bnn_segment;
 
@@ -182,18 +186,23 @@ typedef struct {
 bnn_status bnn_plan_init(bnn_plan *plan, bnn_value *values, int32_t n_values, const bnn_node *nodes,
                          int32_t n_nodes, const bnn_kernels *kernels);
 
-/* Bytes of an arena for that many samples and parts at once; 0 if a size_t cannot hold it. */
-size_t bnn_arena_bytes(const bnn_plan *plan, int32_t rows, int32_t parts);
+/* Bytes of an arena for that many samples and parts at once. */
+bnn_status bnn_arena_bytes(const bnn_plan *plan, int32_t rows, int32_t parts, size_t *bytes);
 
 typedef struct {
     const void *input;
     void *output; /* float */
-    int32_t rows;
+    int32_t rows, parts;
     void *arena;
+    size_t scratch; /* bytes of the arena's end, for each part */
 } bnn_batch;
 
-/* Part `part` of `parts` of one node. All parts of a node before any of the next. */
-void bnn_run_part(const bnn_plan *plan, const bnn_batch *batch, int32_t step, int32_t part, int32_t parts);
+/* A run of the plan: rows and parts as the arena was made for. */
+bnn_batch bnn_batch_of(const bnn_plan *plan, const void *input, void *output, int32_t rows, int32_t parts,
+                       void *arena);
+
+/* One part of one node. All parts of a node before any of the next. */
+void bnn_run_part(const bnn_plan *plan, const bnn_batch *batch, int32_t step, int32_t part);
 
 /* The whole network, in this thread. */
 void bnn_run(const bnn_plan *plan, const void *input, void *output, int32_t rows, void *arena);

@@ -10,8 +10,8 @@ static int can_run(const bnn_kernels *kernels)
 {
     const int avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    const int avx2 =
-        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                     __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
     if (kernels == &bnn_avx2) return avx2;
     if (kernels == &bnn_avx512) return avx2 && avx512;
     if (kernels == &bnn_avx512_popcnt) return avx2 && avx512 && __builtin_cpu_supports("avx512vpopcntdq");

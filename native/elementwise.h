@@ -202,7 +202,9 @@ static void quantize(const float *x, size_t n, float scale, int8_t *out)
     const float magic = 12582912.0f;
     size_t i;
     for (i = 0; i < n; i++) {
-        const float q = x[i] / scale + magic; /* of a scale of 0 infinity or NaN, whose lowest bits are 0 */
+        const float q =
+            x[i] / scale +
+            magic; /* of a scale of 0 infinity or NaN: what that becomes is multiplied by the scale again */
         uint32_t bits;
         memcpy(&bits, &q, sizeof bits);
         out[i] = (int8_t)(int32_t)(bits - 0x4b400000u);

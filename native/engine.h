@@ -71,7 +71,7 @@ int bnn_is_pointwise(const bnn_node *node);                  /* whether its rows
 bnn_work bnn_work_of(const bnn_plan *plan, const bnn_node *node, int32_t rows, int32_t parts);
 size_t bnn_scratch_bytes(const bnn_plan *plan, int32_t rows, int32_t parts);
 
-/* windows.c: the rows [row, row + n) of one group, gathered if need be, and the bytes from one to the next */
+/* gather.c: the rows [row, row + n) of one group, gathered if need be, and the bytes from one to the next */
 const char *bnn_rows(const bnn_job *j, int32_t row, int32_t n, int32_t group, size_t *stride);
 
 /* engine.c */

@@ -94,28 +94,47 @@ static int window_fits(const bnn_node *node, int32_t axis, int32_t in, int32_t o
     return out == (in + before + after - span) / node->stride[axis] + 1;
 }
 
+static bnn_status check_segment(const bnn_segment *segment, const bnn_value *in, const bnn_value *out)
+{
+    int32_t i;
+    if (segment->channels < 1 || segment->outputs < 1) return BNN_ERROR_SHAPE;
+    if (segment->output < 0 || segment->output > out->channels - segment->outputs) return BNN_ERROR_SHAPE;
+    if (!segment->weight || !segment->take) return BNN_ERROR_MISSING;
+    for (i = 0; i < segment->channels; i++)
+        if (segment->take[i] < 0 || segment->take[i] >= in->channels) return BNN_ERROR_SHAPE;
+    return BNN_OK;
+}
+
 static bnn_status check_window(const bnn_node *node, const bnn_value *in, const bnn_value *out)
 {
     const int64_t taps = (int64_t)node->kernel[0] * node->kernel[1];
+    int32_t i;
     if (!window_fits(node, 0, in->height, out->height) || !window_fits(node, 1, in->width, out->width))
         return BNN_ERROR_SHAPE;
-    if (!bnn_is_product(node->op)) return in->channels == out->channels ? BNN_OK : BNN_ERROR_SHAPE;
+    if (!bnn_is_product(node->op)) {
+        for (i = 0; i < 4; i++) /* no window lies in padding alone */
+            if (node->padding[i] >= node->kernel[i / 2]) return BNN_ERROR_SHAPE;
+        if (node->dilation[0] != 1 || node->dilation[1] != 1) return BNN_ERROR_SHAPE;
+        return in->channels == out->channels ? BNN_OK : BNN_ERROR_SHAPE;
+    }
     if (node->groups < 1 || in->channels % node->groups || out->channels % node->groups)
         return BNN_ERROR_SHAPE;
     if (taps * (in->channels / node->groups) > INT32_MAX / 2) return BNN_ERROR_SIZE; /* and so of words */
     if (node->op == BNN_DEPTHWISE && (node->groups != in->channels || in->channels != out->channels))
         return BNN_ERROR_SHAPE;
     if (node->op == BNN_PRODUCT_U8) {
-        int32_t i;
-        if (!node->segments || !node->border.values || node->groups != 1) return BNN_ERROR_MISSING;
+        if (!node->segments || !node->border.values) return BNN_ERROR_MISSING;
+        if (node->groups != 1) return BNN_ERROR_SHAPE;
         for (i = 0; i < node->n_segments; i++) {
-            const bnn_segment *s = node->segments + i;
-            if (s->first < 0 || s->channels < 1 || s->first > in->channels - s->channels)
-                return BNN_ERROR_SHAPE;
-            if (!s->weight) return BNN_ERROR_MISSING;
+            const bnn_segment *segment = node->segments + i;
+            const bnn_status status = check_segment(segment, in, out);
+            if (status != BNN_OK) return status;
         }
         return BNN_OK;
     }
+    if (node->op == BNN_PRODUCT_BITS && node->pad_value == 0 && !node->border.values)
+        for (i = 0; i < 4; i++)
+            if (node->padding[i]) return BNN_ERROR_MISSING;
     return node->weight ? BNN_OK : BNN_ERROR_MISSING;
 }
 
@@ -173,28 +192,32 @@ static bnn_status check_node(const bnn_plan *plan, int32_t step)
 
 static size_t room(const bnn_value *v) { return bnn_round_up(v->bytes, BNN_ALIGNMENT); }
 
-/* The lowest offset at which a value overlaps none that is needed while it is. */
-static void place(bnn_plan *plan, int32_t index)
+/* The values that are needed at a step, in order of their offsets: a list through `next`, from `live` on. */
+static void place(bnn_plan *plan, int32_t index, int32_t *live)
 {
     bnn_value *v = plan->values + index;
-    int32_t k;
-    v->offset = 0;
-    for (k = 1; k < plan->n_values; k++) {
-        const bnn_value *w = plan->values + k;
-        if (k == index || w->first < 0 || w->offset == SIZE_MAX || w->last < v->first || w->first > v->last)
+    int32_t *link = live;
+    size_t offset = 0;
+    while (*link >= 0) {
+        bnn_value *w = plan->values + *link;
+        if (w->last < v->first) { /* needed no more */
+            *link = w->next;
             continue;
-        if (v->offset < w->offset + room(w) && w->offset < v->offset + room(v)) {
-            v->offset = w->offset + room(w);
-            k = 0; /* look at all of them again */
         }
+        if (w->offset >= offset + room(v)) break; /* the first gap that is wide enough */
+        offset = w->offset + room(w);
+        link = &w->next;
     }
-    if (v->offset + room(v) > plan->row_bytes) plan->row_bytes = v->offset + room(v);
+    v->offset = offset;
+    v->next = *link;
+    *link = index;
+    if (offset + room(v) > plan->row_bytes) plan->row_bytes = offset + room(v);
 }
 
 bnn_status bnn_plan_init(bnn_plan *plan, bnn_value *values, int32_t n_values, const bnn_node *nodes,
                          int32_t n_nodes, const bnn_kernels *kernels)
 {
-    int32_t i, k;
+    int32_t i, k, live = -1;
     size_t all = 0;
     plan->kernels = kernels;
     plan->values = values;
@@ -212,8 +235,8 @@ bnn_status bnn_plan_init(bnn_plan *plan, bnn_value *values, int32_t n_values, co
         if ((size_t)bnn_places(v) > (SIZE_MAX / 2 - all) / bnn_pixel_bytes(v)) return BNN_ERROR_SIZE;
         v->bytes = (size_t)bnn_places(v) * bnn_pixel_bytes(v);
         all += v->bytes;
-        v->first = v->last = -1;
-        v->offset = SIZE_MAX; /* not placed */
+        v->first = v->last = v->next = -1;
+        v->offset = 0;
     }
     for (i = 0; i < n_nodes; i++) {
         const bnn_status status = check_node(plan, i);
@@ -225,8 +248,8 @@ bnn_status bnn_plan_init(bnn_plan *plan, bnn_value *values, int32_t n_values, co
     k = nodes[n_nodes - 1].output;
     if (values[k].dtype != BNN_F32) return BNN_ERROR_DTYPE;
     for (i = 0; i < n_nodes - 1; i++) { /* the last node's output is the caller's */
-        place(plan, nodes[i].output);
-        if (nodes[i].op == BNN_QUANTIZE) place(plan, nodes[i].second);
+        place(plan, nodes[i].output, &live);
+        if (nodes[i].op == BNN_QUANTIZE) place(plan, nodes[i].second, &live);
     }
     return BNN_OK;
 }
@@ -305,13 +328,21 @@ size_t bnn_scratch_bytes(const bnn_plan *plan, int32_t rows, int32_t parts)
     return bytes;
 }
 
-size_t bnn_arena_bytes(const bnn_plan *plan, int32_t rows, int32_t parts)
+bnn_status bnn_arena_bytes(const bnn_plan *plan, int32_t rows, int32_t parts, size_t *bytes)
 {
-    const size_t scratch = bnn_scratch_bytes(plan, rows, parts);
-    if (rows < 1 || parts < 1) return 0;
-    if (plan->row_bytes > SIZE_MAX / 4 / (size_t)rows || scratch > SIZE_MAX / 4 / (size_t)parts) return 0;
-    return plan->row_bytes * (size_t)rows + scratch * (size_t)parts;
+    size_t scratch;
+    int32_t i;
+    *bytes = 0;
+    if (rows < 1 || parts < 1) return BNN_ERROR_SHAPE;
+    for (i = 0; i < plan->n_values; i++) /* places of all samples are counted in an int32_t */
+        if (rows > INT32_MAX / bnn_places(plan->values + i)) return BNN_ERROR_SIZE;
+    scratch = bnn_scratch_bytes(plan, rows, parts);
+    if (plan->row_bytes > SIZE_MAX / 4 / (size_t)rows || scratch > SIZE_MAX / 4 / (size_t)parts)
+        return BNN_ERROR_SIZE;
+    *bytes = plan->row_bytes * (size_t)rows + scratch * (size_t)parts;
+    return BNN_OK;
 }
+
 double bnn_node_work(const bnn_plan *plan, int32_t step)
 {
     static const double per_cycle[BNN_OPS] = {

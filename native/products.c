@@ -117,12 +117,12 @@ static void take_channels(const uint8_t *window, int32_t taps, int32_t channels,
                           int16_t *wide)
 {
     int32_t t, c;
-    if (segment->channels == channels) {
+    if (segment->channels == channels) { /* all of them, in order */
         for (c = 0; c < taps * channels; c++) wide[c] = window[c];
         return;
     }
     for (t = 0; t < taps; t++)
-        for (c = 0; c < segment->channels; c++) *wide++ = window[t * channels + segment->first + c];
+        for (c = 0; c < segment->channels; c++) *wide++ = window[t * channels + segment->take[c]];
 }
 
 static void run_u8(const bnn_job *j, int32_t row, int32_t rows)
@@ -145,16 +145,18 @@ static void run_u8(const bnn_job *j, int32_t row, int32_t rows)
     }
     for (s = 0; s < node->n_segments; s++) {
         const bnn_segment *segment = node->segments + s;
-        const int32_t n = taps * segment->channels;
+        const int all = segment->outputs == j->out->channels; /* else this part has all outputs */
+        const int32_t n = taps * segment->channels, count = all ? j->count : segment->outputs;
         const size_t table_bytes = kernels->i16.table_bytes(n);
         for (r = 0; r < rows; r++) {
             take_channels((const uint8_t *)x + (size_t)r * stride, taps, j->in->channels, segment, wide);
             kernels->i16_tables(wide, n, tables + (size_t)r * table_bytes);
         }
-        kernels->i16_product(tables, rows, segment->weight, n, 255, j->first, j->count, sums, ld);
-        for (r = 0; r < rows; r++)
-            for (o = 0; o < j->count; o++)
-                totals[(size_t)r * ld + (size_t)o] += sums[(size_t)r * ld + (size_t)o] / segment->divisor;
+        kernels->i16_product(tables, rows, segment->weight, n, 255, all ? j->first : 0, count, sums, ld);
+        for (r = 0; r < rows; r++) {
+            double *total = totals + (size_t)r * ld + segment->output;
+            for (o = 0; o < count; o++) total[o] += sums[(size_t)r * ld + (size_t)o] / segment->divisor;
+        }
     }
     for (r = 0; r < rows; r++)
         bnn_finish_row(j, row + r, BNN_F64, totals + (size_t)r * ld, j->first, j->count);
@@ -286,8 +288,10 @@ void bnn_run_product(bnn_job *j, int32_t part, int32_t parts)
                                                            : j->node->op == BNN_DENSE       ? run_dense
                                                                                             : run_depthwise;
     const int32_t total = j->batch->rows * bnn_places(j->out), outputs = j->out->channels;
-    const int32_t splits = j->node->groups == 1 ? (outputs + BNN_SPLIT - 1) / BNN_SPLIT : 1;
+    int32_t splits = j->node->groups == 1 ? (outputs + BNN_SPLIT - 1) / BNN_SPLIT : 1, i;
     int32_t from = 0, to = total;
+    for (i = 0; i < j->node->n_segments; i++) /* those of a group have some outputs only */
+        if (j->node->segments[i].outputs != outputs) splits = 1;
     j->first = 0;
     j->count = outputs;
     if (total >= parts * BNN_ROWS || splits < 2) { /* rows are shared, or, where they are few, outputs */

@@ -384,9 +384,9 @@ def test_another_isa(model: str, capsys: pytest.CaptureFixture[str], monkeypatch
 MISTAKES = {
     "no such kernels": (
         ["--isa", "avx9"],
-        f"this processor has the kernels {', '.join(instruction_sets())}, not",
+        f"--isa: kernels must be one of {', '.join(instruction_sets())} on this processor, not",
     ),
-    "no threads": (["--threads", "0"], "--threads 0: must be at least 1"),
+    "no threads": (["--threads", "0"], "threads must be a number from 1 to 1024, not 0"),
     "no repeats": (["--repeats", "0"], "--repeats 0: must be at least 1"),
     "no such case": (["--only", "nothing"], "no case has 'nothing' in its name; there are: whole model"),
     "no such folder": (["--json", "/no/such/folder/x.json"], "/no/such/folder/x.json: cannot be written"),

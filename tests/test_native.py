@@ -636,8 +636,25 @@ def test_instruction_sets() -> None:
     assert Engine(one_of_each()).isa == known[-1]
     for isa in known:
         assert Engine(one_of_each(), isa=isa).isa == isa
-    with pytest.raises(ValueError, match=rf"has the kernels {', '.join(known)}, not 'sse'"):
+    with pytest.raises(ValueError, match=f"one of {', '.join(known)} on this processor, not 'sse'"):
         Engine(one_of_each(), isa="sse")
+
+
+def test_other_dtypes_are_refused() -> None:
+    """The engine by itself takes uint8 and float32, and reads no other array's bytes as those."""
+    for dtype in (np.int32, np.int8, np.float64, np.dtype(">f4")):
+        with pytest.raises(ValueError, match="takes uint8 and float32, not"):
+            Engine(one_of_each())(np.zeros((1, 2, 6, 6), dtype))
+
+
+def test_many_nodes_at_once() -> None:
+    """A thousand values that are all needed to the end are planned, each with a place of its own."""
+    relus = [
+        Affine(name=f"n{i}", inputs=("input",), scale=np.full(3, float(i)), shift=np.ones(3))
+        for i in range(1000)
+    ]
+    model = model_of((3,), *relus, Add(name="sum", inputs=tuple(node.name for node in relus)))
+    assert_equal(model, integers(2, 3))
 
 
 # --- threads ----------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from bnn.nodes import (
 )
 from bnn.packed import PackedModel
 from bnn.runtime import reference
+from bnn.runtime.native import Engine
 from bnn.runtime.reference import Activations
 
 SIZES = [1, 7, 63, 64, 65, 97, 255, 1000]
@@ -391,3 +392,56 @@ def test_linear_on_a_flattened_image(kind: str, channels: int) -> None:
             layer = partial(Linear, weight=weight)
             model = model_of(image, *chain(*before[kind], FLATTEN, layer), **contract)
             assert_equal(model, x, activations_of(kind), what=(height, width, packed))
+
+
+# --- pixels, where a sum is exactly 0 -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("scale", [None, np.float32, np.float64])
+def test_signs_of_pixels_at_a_tie(groups: int, scale: Any) -> None:
+    """Sums of pixels are integers, in groups as well: where they are 0, the sign is the reference's, +1."""
+    fields: dict[str, Any] = {}
+    if scale is not None:
+        fields = {"scale": np.ones(8, scale), "shift": np.zeros(8, scale)}
+    conv = Conv2d(
+        name="y", inputs=("input",), weight=packed_weight(8, 4 // groups, 2, 2), groups=groups, **fields
+    )
+    model = model_of((4, 16, 16), conv, Sign(name="s", inputs=("y",)), mean=(0.5,), std=(0.25,))
+    x = random_pixels(20, 4, 16, 16) % 8
+    sums = reference.run(model_of((4, 16, 16), conv, mean=(0.0,), std=(1.0,)), x)
+    assert (np.abs(sums) < 1e-6).mean() > 0.01  # there are ties, or this would prove nothing
+    assert_equal(model, x)
+
+
+def test_deviations_that_are_equal_apart() -> None:
+    """Channels of one deviation are one integer sum, though another lies between them."""
+    conv = Conv2d(name="y", inputs=("input",), weight=packed_weight(64, 3, 3, 3), padding=(1, 1, 1, 1))
+    contract = {"mean": (0.1, 0.2, 0.3), "std": (0.3, 0.2, 0.3)}
+    x = random_pixels(3, 3, 8, 8)
+    y = reference.run(model_of((3, 8, 8), conv, **contract), x).astype(np.float64)
+    shift = -np.sort(y.swapaxes(0, 1).reshape(64, -1), axis=1)[:, 90]  # a tie, or as near as float32 goes
+    model = model_of(
+        (3, 8, 8), replace(conv, scale=np.ones(64), shift=shift), Sign(name="s", inputs=("y",)), **contract
+    )
+    assert_equal(model, x)
+
+
+def test_signs_of_narrow_images_stay_small() -> None:
+    """A fully connected layer on flattened signs of few channels takes a bit a weight, not a word a pixel."""
+    nodes = (
+        Sign(name="s", inputs=("input",)),
+        Flatten(name="f", inputs=("s",)),
+        Linear(name="y", inputs=("f",), weight=packed_weight(1024, 3 * 14 * 14)),
+    )
+    for dtype in (np.float32, np.uint8):
+        model = model_of((3, 14, 14), *nodes, mean=(0.5,), std=(0.25,))
+        assert Engine(model).plan(dtype).bytes(1, 1) < 1.2 * model.nbytes + 2**14
+    assert_equal(model, random_pixels(3, 3, 14, 14))
+    assert_equal(model, random_floats(3, 3, 14, 14))
+    pooled = (nodes[0], MaxPool2d(name="p", inputs=("s",), kernel=(2, 2), stride=(2, 2)))
+    linear = Linear(name="y", inputs=("f",), weight=packed_weight(64, 3 * 7 * 7))
+    assert_equal(
+        model_of((3, 14, 14), *pooled, Flatten(name="f", inputs=("p",)), linear),
+        random_floats(3, 3, 14, 14),
+    )

@@ -197,7 +197,8 @@ def test_kernels_that_do_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Another name in $BNN_ISA is a ValueError that lists those there are; the reference needs none."""
     classifier().save(tmp_path / "m.bnn")
     monkeypatch.setenv("BNN_ISA", "mmx")
-    message = f"this processor has the kernels {', '.join(instruction_sets())}, not 'mmx'"
+    known = ", ".join(instruction_sets())
+    message = f"BNN_ISA: kernels must be one of {known} on this processor, not 'mmx'"
     with pytest.raises(ValueError, match=message):
         Runner(classifier())
     with pytest.raises(ValueError, match=message):

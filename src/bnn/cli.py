@@ -8,9 +8,11 @@ import difflib
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
@@ -24,6 +26,7 @@ from bnn.errors import MissingExtraError, require
 from bnn.files import write_atomically
 from bnn.images import read_image
 from bnn.runtime import ACTIVATIONS, ENGINES, Runner, load
+from bnn.runtime.threads import thread_count
 from bnn.studies import NAMES as STUDIES
 from bnn.studies import find
 from bnn.summary import as_dict, layer_costs
@@ -36,15 +39,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status: 0, 1 failed, 2 the user's mistake, 130 Ctrl-C."""
     options = _parser().parse_args(argv)
     try:
+        with warnings.catch_warnings():
+            warnings.showwarning = partial(_warn, options.command)
+            return _run(options)
+    except BrokenPipeError:  # `bnn info ... | head`
+        sys.stderr.close()
+        return 1
+
+
+def _warn(command: str, message: Warning | str, *where: Any) -> None:
+    print(f"bnn {command}: warning: {message}", file=sys.stderr)
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
         status: int = options.run(options)
         sys.stdout.flush()  # a closed pipe shows here, not at exit
         return status
     except KeyboardInterrupt:
         print(f"\nbnn {options.command}: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `bnn info ... | head`
-        sys.stderr.close()
-        return 1
+    except BrokenPipeError:
+        raise
     except (ValueError, OverflowError, MissingExtraError) as error:
         return _complain(options.command, str(error))
     except (MemoryError, RuntimeError) as error:
@@ -302,10 +318,11 @@ def _bench(options: argparse.Namespace) -> int:
     sets = instruction_sets()
     isa = options.isa or os.environ.get("BNN_ISA") or sets[-1]
     if isa not in sets:
-        raise ValueError(f"this processor has the kernels {', '.join(sets)}, not {isa!r}")
-    for name in ("threads", "repeats"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name} {getattr(options, name)}: must be at least 1")
+        source = "--isa" if options.isa else "BNN_ISA"
+        raise ValueError(f"{source}: kernels must be one of {', '.join(sets)} on this processor, not {isa!r}")
+    thread_count(options.threads)
+    if options.repeats < 1:
+        raise ValueError(f"--repeats {options.repeats}: must be at least 1")
     for path in filter(None, (options.json, options.png)):  # better now than after minutes
         if path.is_dir() or not os.access(path.parent, os.W_OK):
             raise ValueError(f"{path}: cannot be written")

@@ -59,6 +59,11 @@ def clipped_ste(x: Tensor, value: Tensor) -> Tensor:
     return _ClippedSTE.apply(x, value)  # type: ignore[no-untyped-call]
 
 
+def tanh_ste(x: Tensor, value: Tensor) -> Tensor:
+    """`value` forward; backward, the gradient is that of tanh: times 1 - tanh(x)^2."""
+    return _TanhSTE.apply(x, value)  # type: ignore[no-untyped-call]
+
+
 class _IdentitySTE(torch.autograd.Function):
     # `x + (value - x).detach()` is the customary one-liner; it rounds: a sampled +1 may become 0.99999994.
     generate_vmap_rule = True
@@ -91,3 +96,20 @@ class _ClippedSTE(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         (x,) = ctx.saved_tensors
         return gradient * (x.abs() <= 1), None
+
+
+class _TanhSTE(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        (x,) = ctx.saved_tensors
+        return gradient * (1 - x.tanh() ** 2), None

@@ -146,18 +146,21 @@ static void *aligned(size_t n) /* aligned_alloc wants a multiple */
 static void test_network(const bnn_kernels *kernels, const network *net, const uint8_t *x,
                          const double *truth)
 {
-    bnn_value values[] = {{BNN_U8, 1, 1, PIXELS, 0, 0, 0, 0},
-                          {BNN_BITS, 1, 1, UNITS, 0, 0, 0, 0},
-                          {BNN_F32, 1, 1, UNITS, 0, 0, 0, 0},
-                          {BNN_F32, 1, 1, CLASSES, 0, 0, 0, 0}};
+    bnn_value values[] = {{BNN_U8, 1, 1, PIXELS, 0, 0, 0, 0, 0},
+                          {BNN_BITS, 1, 1, UNITS, 0, 0, 0, 0, 0},
+                          {BNN_F32, 1, 1, UNITS, 0, 0, 0, 0, 0},
+                          {BNN_F32, 1, 1, CLASSES, 0, 0, 0, 0, 0}};
     bnn_node nodes[LAYERS] = {{0}};
-    bnn_segment segment = {0, PIXELS, 255 * 0.25, NULL};
+    static int32_t all_pixels[PIXELS];
+    bnn_segment segment = {all_pixels, PIXELS, 0, UNITS, 255 * 0.25, NULL};
+    size_t bytes, bytes_of_parts, before_bytes;
     void *prepared[LAYERS], *arena, *arena_of_parts;
     float y[ROWS * CLASSES], shared[ROWS * CLASSES];
     bnn_plan plan;
     bnn_status status;
     long before;
     int i, part, step;
+    for (i = 0; i < PIXELS; i++) all_pixels[i] = i;
     for (i = 0; i < LAYERS; i++) {
         bnn_node *node = nodes + i;
         prepared[i] = aligned(bnn_prepared_bytes(kernels, op_of[i], outputs_of[i], inputs_of[i]));
@@ -183,8 +186,12 @@ static void test_network(const bnn_kernels *kernels, const network *net, const u
     status = bnn_plan_init(&plan, values, 4, nodes, LAYERS, kernels);
     CHECK(status == BNN_OK, "%s: %s", bnn_kernels_name(kernels), bnn_status_text(status));
     if (status != BNN_OK) return;
-    arena = aligned(bnn_arena_bytes(&plan, ROWS, 1));
-    arena_of_parts = aligned(bnn_arena_bytes(&plan, ROWS, 3));
+    CHECK(bnn_arena_bytes(&plan, ROWS, 1, &bytes) == BNN_OK, "an arena");
+    CHECK(bnn_arena_bytes(&plan, ROWS, 3, &bytes_of_parts) == BNN_OK, "an arena for three parts");
+    CHECK(bnn_arena_bytes(&plan, 0, 1, &before_bytes) == BNN_ERROR_SHAPE, "no rows");
+    CHECK(bnn_arena_bytes(&plan, 1, 0, &before_bytes) == BNN_ERROR_SHAPE, "no parts");
+    arena = aligned(bytes);
+    arena_of_parts = aligned(bytes_of_parts);
 
     before = allocations;
     bnn_run(&plan, x, y, ROWS, arena);
@@ -194,9 +201,9 @@ static void test_network(const bnn_kernels *kernels, const network *net, const u
               bnn_kernels_name(kernels), i, (double)y[i], truth[i]);
 
     {
-        const bnn_batch batch = {x, shared, ROWS, arena_of_parts};
+        const bnn_batch batch = bnn_batch_of(&plan, x, shared, ROWS, 3, arena_of_parts);
         for (step = 0; step < plan.n_nodes; step++)
-            for (part = 2; part >= 0; part--) bnn_run_part(&plan, &batch, step, part, 3);
+            for (part = 2; part >= 0; part--) bnn_run_part(&plan, &batch, step, part);
     }
     CHECK(memcmp(y, shared, sizeof y) == 0, "%s: three parts give something else", bnn_kernels_name(kernels));
     for (i = 0; i < ROWS; i++) { /* one at a time: another split of rows and outputs */
@@ -216,8 +223,9 @@ static void test_network(const bnn_kernels *kernels, const network *net, const u
 static bnn_status plan_with(void (*spoil)(bnn_value *, bnn_node *))
 {
     static const float ones[64] = {1};
-    bnn_value values[] = {
-        {BNN_F32, 4, 4, 2, 0, 0, 0, 0}, {BNN_F32, 2, 2, 2, 0, 0, 0, 0}, {BNN_F32, 2, 2, 2, 0, 0, 0, 0}};
+    bnn_value values[] = {{BNN_F32, 4, 4, 2, 0, 0, 0, 0, 0},
+                          {BNN_F32, 2, 2, 2, 0, 0, 0, 0, 0},
+                          {BNN_F32, 2, 2, 2, 0, 0, 0, 0, 0}};
     bnn_node nodes[2] = {{0}};
     bnn_plan plan;
     int i;
@@ -245,6 +253,19 @@ static void writes_the_input(bnn_value *v, bnn_node *n) { (void)v, n[1].output =
 static void writes_twice(bnn_value *v, bnn_node *n) { (void)v, n[1].output = 1; }
 static void no_operation(bnn_value *v, bnn_node *n) { (void)v, n[1].op = BNN_OPS; }
 static void no_stride(bnn_value *v, bnn_node *n) { (void)v, n[0].stride[1] = 0; }
+static void dilated_pool(bnn_value *v, bnn_node *n) { (void)v, n[0].dilation[1] = 2; }
+static void padding_alone(bnn_value *v, bnn_node *n)
+{
+    n[0].padding[0] = 2;
+    v[1].height = v[2].height = 3;
+}
+static void no_correction(bnn_value *v, bnn_node *n)
+{
+    v[0].dtype = BNN_BITS;
+    n[0].op = BNN_PRODUCT_BITS;
+    n[0].weight = reads;
+    n[0].padding[3] = 1; /* of 0, with no border to take off what it adds */
+}
 static void another_size(bnn_value *v, bnn_node *n) { (void)n, v[1].width = 3; }
 static void other_channels(bnn_value *v, bnn_node *n) { (void)n, v[2].channels = 3; }
 static void no_pixels(bnn_value *v, bnn_node *n) { (void)n, v[1].height = 0; }
@@ -270,6 +291,9 @@ static void test_refusals(void)
         {"writes twice", writes_twice, BNN_ERROR_GRAPH},
         {"no operation", no_operation, BNN_ERROR_GRAPH},
         {"no stride", no_stride, BNN_ERROR_SHAPE},
+        {"dilated pool", dilated_pool, BNN_ERROR_SHAPE},
+        {"window in padding alone", padding_alone, BNN_ERROR_SHAPE},
+        {"no correction", no_correction, BNN_ERROR_MISSING},
         {"another size", another_size, BNN_ERROR_SHAPE},
         {"other channels", other_channels, BNN_ERROR_SHAPE},
         {"no pixels", no_pixels, BNN_ERROR_SHAPE},

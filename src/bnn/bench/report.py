@@ -52,7 +52,7 @@ class Report:
             "them counts, preparing weights does not",
             "PyTorch: eager, inference_mode, its faster memory layout, bfloat16 from and to float32; "
             "ONNX Runtime int8: quantize_dynamic",
-            "as many threads on both sides, woken by untimed calls; calls alternate; "
+            "as many threads on both sides; several are woken by untimed calls first; calls alternate; "
             f"median (quartiles) of {self.repeats} repeats{few}, each about {STRETCH * 1e3:g} ms or longer; "
             "2x: takes twice our time",
         ]
@@ -61,7 +61,8 @@ class Report:
 
     def __str__(self) -> str:
         notes = [*(f"protocol: {line}" for line in self.protocol), *(f"skipped: {s}" for s in self.skipped)]
-        return "\n".join([*self._header(), "", self._table(), "", *notes, *self._memory(), *self._slower()])
+        ends = [*notes, *self._equal(), *self._memory(), *self._slower()]
+        return "\n".join([*self._header(), "", self._table(), "", *ends])
 
     def _header(self) -> list[str]:
         versions = (f"{name} {version or 'not installed'}" for name, version in self.versions.items())
@@ -99,6 +100,21 @@ class Report:
             for name in names:
                 rows[-1] += _cells(result, name)
         return table([*head, *(cell for name in names for cell in (name, ""))], rows)
+
+    def _equal(self) -> list[str]:
+        """How far the outputs lie apart where that is judged; disagreements are shouted elsewhere."""
+        judged = [
+            a
+            for r in self.results
+            for a in (r.agreement, *(rival.agreement for rival in r.rivals.values() if rival))
+            if a.allowed is not None and a.holds
+        ]
+        exact = sum(a.difference == 0 for a in judged)
+        largest = max((a.difference for a in judged), default=0.0)
+        return [
+            f"equal: {len(judged)} outputs agree, {exact} of them exactly, the others to {largest:.1g} of "
+            "the largest magnitude; PyTorch bfloat16 and ONNX Runtime int8 round, and are not judged"
+        ]
 
     def _memory(self) -> list[str]:
         """Of whole networks on one input."""

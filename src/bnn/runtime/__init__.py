@@ -98,7 +98,10 @@ class Runner:
                     stacklevel=3,
                 )
             else:
-                native = Engine(model, activations, count, os.environ.get("BNN_ISA", ""))
+                try:
+                    native = Engine(model, activations, count, os.environ.get("BNN_ISA", ""))
+                except ValueError as error:
+                    raise ValueError(f"BNN_ISA: {error}") from error
                 self.isa = native.isa
                 self._run = native
 

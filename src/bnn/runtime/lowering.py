@@ -95,6 +95,12 @@ class _Lowering:
         for node in model.nodes:
             for name in node.inputs:
                 self.readers.setdefault(name, []).append(node)
+        self.thresholded: set[str] = set()  # values that a threshold reads, perhaps pooled or flattened
+        for node in reversed(model.nodes):
+            if isinstance(node, Threshold) or (
+                isinstance(node, MaxPool2d | Flatten) and node.name in self.thresholded
+            ):
+                self.thresholded.update(node.inputs)
         self.cached: dict[tuple[str, str], int] = {}
         self.wide: set[int] = set()  # integers that a float32 might round, which the reference has in float64
 
@@ -265,7 +271,13 @@ class _Lowering:
             finish = Finish(threshold=node.threshold, flip=_bits_of(node.flip))
             self.at[node.name] = self.add("map", [index], value, finish=finish)
             return names
-        if isinstance(node, Sign) and self.planar(self.at[source]) and not self.is_vector(source):
+        flat = isinstance(node, Sign) and isinstance(self.only_reader(node.name), Flatten)
+        if (
+            isinstance(node, Sign)
+            and self.planar(self.at[source])
+            and not self.is_vector(source)
+            and not flat
+        ):
             index = self.at[source]
             if self.values[index].dtype == "f32":  # signs straight from the caller's planes
                 channels, height, width = self.shape_of(source)
@@ -274,6 +286,8 @@ class _Lowering:
                 return names
         per_channel = isinstance(node, Affine) or (isinstance(node, PReLU) and node.slope.size > 1)
         index = self.natural(source, per_channel)
+        if flat and self.planar(self.at[source]):
+            index = self.at[source]  # signs of a vector, which is what follows
         if self.values[index].dtype == "u8" or index in self.wide:
             index = self.floats(source, index)
         finish = Finish()
@@ -290,15 +304,12 @@ class _Lowering:
             finish = Finish(computed=dtype)
             if not isinstance(node, Sign):
                 finish = _activated(finish, node, self.values[index].channels)
-        if not isinstance(node, Sign) and (sign := self.sign_after(names[-1])):
+        sign = node if isinstance(node, Sign) else self.sign_after(names[-1])
+        if sign and sign is not node:
             names.append(sign.name)
-        signed = isinstance(node, Sign) or (len(names) > 1 and isinstance(self.node(names[-1]), Sign))
-        value = replace(self.values[index], dtype="bits" if signed else dtype)
+        value = replace(self.values[index], dtype="bits" if sign else dtype)
         self.at[names[-1]] = self.add("map", [index], value, finish=finish)
         return names
-
-    def node(self, name: str) -> Node:
-        return next(node for node in self.model.nodes if node.name == name)
 
     # --- products -----------------------------------------------------------------------------------------
 
@@ -308,15 +319,13 @@ class _Lowering:
         index, window = self.window(node)
         pixels, signs = (self.values[index].dtype == dtype for dtype in ("u8", "bits"))
         integers = signs and self.takes_bits(node)
-        n = prod(node.weight.shape[1:])
-        raw = pixels and node.is_packed and window["groups"] == 1 and n * 255 < 2**31
+        raw = pixels and node.is_packed and prod(node.weight.shape[1:]) * 255 < 2**31
         quantized = (
             self.activations == "int8"
             and not (pixels or integers)
             and reference.quantizes(node, self.model.kinds[source])
         )
-        # Of pixels in float64, as the reference sums their integers.
-        fused = self.fuse(node, integers, raw, wide=pixels and node.is_packed)
+        fused = self.fuse(node, integers, raw)
         height, width = self.model.shapes[node.name][1:] if isinstance(node, Conv2d) else (1, 1)
         value = Value(fused.dtype, height, width, node.out_channels)
         channels, dtype = self.values[index].channels, fused.finish.computed
@@ -326,7 +335,8 @@ class _Lowering:
         fields: dict[str, Any] = {**window, "finish": fused.finish}
 
         if raw:
-            fields["segments"] = segments(weight, self.model.input)
+            fields["segments"] = segments(weight, window["groups"], self.model.input)
+            fields["groups"] = 1  # which the segments are of
             fields["border"] = constants(node, self.shape_of(source), self.model.input)
             made = self.add("product_u8", [index], value, **fields)
         elif not node.is_packed:
@@ -362,7 +372,7 @@ class _Lowering:
         self.at[fused.names[-1]] = made
         return fused.names
 
-    def fuse(self, node: Product, integers: bool, raw: bool, wide: bool) -> "_Fused":
+    def fuse(self, node: Product, integers: bool, raw: bool) -> "_Fused":
         """What follows a product and is computed with it: a threshold, or an activation and a sign.
 
         A threshold or, of pixels, a sign moves before max pooling, which is then on bits. (Of floats it does
@@ -378,7 +388,7 @@ class _Lowering:
             flip = _bits_of(reader.flip)
             finish = Finish(threshold=reader.threshold, flip=flip)
             return _Fused(names + behind, finish, "bits", pools, flip if reader.flip.any() else None)
-        finish = _scaled("f64" if wide or dtype == "f64" else "f32", dtype, node.scale, node.shift)
+        finish = _scaled("f64" if raw or dtype == "f64" else "f32", dtype, node.scale, node.shift)
         if raw and pools and isinstance(reader, Sign):
             return _Fused(names + behind, finish, "bits", pools)
         if activation := self.activation_after(names[-1]):
@@ -386,7 +396,7 @@ class _Lowering:
             finish = _activated(finish, activation, node.out_channels)
         if sign := self.sign_after(names[-1]):
             return _Fused([*names, sign.name], finish, "bits")
-        if integers and node.scale is None and len(names) == 1 and self.read_as_integers(node.name):
+        if integers and node.scale is None and len(names) == 1 and node.name in self.thresholded:
             dtype = "i32"
         return _Fused(names, finish, dtype)
 
@@ -404,6 +414,9 @@ class _Lowering:
             }
         index = self.image(source)
         value = self.values[index]
+        if value.dtype == "bits" and 4 * value.channels < 3 * 64 * bits.words_per_row(value.channels):
+            index = self.vector(source)  # whole words for each pixel would be too many
+            value = self.values[index]
         return index, {"kernel": (value.height, value.width), "groups": 1, "pad_value": 0.0}
 
     def takes_bits(self, node: Product) -> bool:
@@ -411,14 +424,6 @@ class _Lowering:
         if isinstance(node, Conv2d) and any(node.padding) and node.pad_value not in (-1, 0, 1):
             return False
         return node.is_packed
-
-    def read_as_integers(self, name: str) -> bool:
-        """Whether a threshold reads this value, directly or through max pooling and flattening."""
-        return any(
-            isinstance(reader, Threshold)
-            or (isinstance(reader, MaxPool2d | Flatten) and self.read_as_integers(reader.name))
-            for reader in self.readers.get(name, ())
-        )
 
     def quantized(self, name: str, index: int) -> list[int]:
         index = self.floats(name, index)

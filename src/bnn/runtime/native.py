@@ -59,7 +59,7 @@ class Engine:
         """
         known = instruction_sets()
         if isa and isa not in known:
-            raise ValueError(f"this processor has the kernels {', '.join(known)}, not {isa!r}")
+            raise ValueError(f"kernels must be one of {', '.join(known)} on this processor, not {isa!r}")
         self.model, self.activations, self.threads = model, activations, threads
         self.isa = isa or known[-1]
         self._plans: dict[str, _native.Plan] = {}
@@ -76,8 +76,14 @@ class Engine:
         return out
 
     def plan(self, dtype: Any) -> _native.Plan:
-        """The plan for inputs of a dtype: its weights prepared for this processor."""
+        """The plan for inputs of a dtype: its weights prepared for this processor.
+
+        Raises:
+            ValueError: the dtype is neither uint8 nor float32.
+        """
         dtype = np.dtype(dtype)
+        if dtype not in (np.uint8, np.float32):
+            raise ValueError(f"the engine takes uint8 and float32, not {dtype}")
         if dtype.char not in self._plans:
             # No lock, which a child of fork might find locked for ever: two threads at once make two of them.
             program = lower(self.model, "u8" if dtype == np.uint8 else "f32", self.activations)

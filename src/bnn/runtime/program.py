@@ -53,10 +53,13 @@ class Border:
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """bnn_segment: channels of raw pixels with one deviation, and their part of the weight, [out][words]."""
+    """bnn_segment: channels of raw pixels with one deviation, and their part of the weight, [out][words].
 
-    first: int
-    channels: int
+    take: which channels. output: the first of the outputs that they are for.
+    """
+
+    take: Array
+    output: int
     divisor: float
     rows: Array
 

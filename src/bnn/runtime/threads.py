@@ -2,6 +2,7 @@
 
 import os
 from math import ceil
+from operator import index
 from pathlib import Path
 
 __all__ = ["available_cores", "thread_count"]
@@ -16,9 +17,13 @@ def thread_count(asked: int | None = None) -> int:
         ValueError: the one or the other is no sensible number.
     """
     if asked is not None:
-        if not isinstance(asked, int) or not 1 <= asked <= MOST:
+        try:
+            count = 0 if isinstance(asked, bool) else index(asked)
+        except TypeError:
+            count = 0
+        if not 1 <= count <= MOST:
             raise ValueError(f"threads must be a number from 1 to {MOST}, not {asked!r}")
-        return asked
+        return count
     variable = os.environ.get("BNN_NUM_THREADS", "")
     if not variable:
         return available_cores()
@@ -27,11 +32,27 @@ def thread_count(asked: int | None = None) -> int:
     return int(variable)
 
 
-def available_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+def available_cores(
+    cgroup: Path = Path("/sys/fs/cgroup"), of_process: Path = Path("/proc/self/cgroup")
+) -> int:
     """Cores that this process may run on: its affinity, and the share of time its control group is given."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
     cores: int = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min(cores, ceil(_quota(cgroup) or cores)))
+    quotas = [_quota(group) for group in _groups(cgroup, of_process)]
+    return max(1, min([cores, *(ceil(quota) for quota in quotas if quota)]))
+
+
+def _groups(root: Path, of_process: Path) -> list[Path]:
+    """The process's control group, and those that it lies in, up to the root: each may have a limit."""
+    try:
+        lines = of_process.read_text().splitlines()
+    except OSError:
+        lines = []
+    paths = [line.split(":", 2)[2] for line in lines if line.startswith("0::/")]
+    groups = [root]
+    for part in Path(paths[0]).parts[1:] if paths else ():
+        groups.append(groups[-1] / part)
+    return groups
 
 
 def _quota(cgroup: Path) -> float | None:

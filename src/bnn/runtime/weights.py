@@ -4,7 +4,6 @@ And what depends on how much of a window lies in the padding.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -52,12 +51,6 @@ class Weight:
             return self.rows()
         return bits.pack(self.in_taps()).reshape(self.node.out_channels, -1)
 
-    def rows_of_channels(self, first: int, end: int) -> NDArray[np.uint64]:
-        """(out, words), of some channels."""
-        if (first, end) == (0, self.channels):
-            return self.rows()
-        return bits.pack(self.in_taps()[:, :, first:end].reshape(self.node.out_channels, -1))
-
     def depthwise(self) -> NDArray[np.int8]:
         """(taps, out)."""
         return np.ascontiguousarray(
@@ -70,12 +63,21 @@ class Weight:
         return np.ascontiguousarray(weight.transpose(0, 2, 1), dtype=np.float32)
 
 
-def segments(weight: Weight, contract: InputContract) -> tuple[Segment, ...]:
-    """Runs of channels of raw pixels with one deviation, in the order in which the reference adds them."""
-    std = np.repeat(np.array(contract.std), weight.channels // len(contract.std))
-    edges = [0, *(np.flatnonzero(np.diff(std)) + 1).tolist(), weight.channels]
-    runs = sorted(pairwise(edges), key=lambda run: float(std[run[0]]))
-    return tuple(Segment(a, b - a, 255 * float(std[a]), weight.rows_of_channels(a, b)) for a, b in runs)
+def segments(weight: Weight, groups: int, contract: InputContract) -> tuple[Segment, ...]:
+    """Of each group, the channels of raw pixels with one deviation, in the reference's order."""
+    std = np.repeat(np.array(contract.std), weight.channels * groups // len(contract.std))
+    outputs, found = weight.node.out_channels // groups, []
+    for group in range(groups):
+        of_group = std[group * weight.channels : (group + 1) * weight.channels]
+        for value in np.unique(of_group):
+            take = np.flatnonzero(of_group == value)
+            rows = weight.rows()
+            if groups > 1 or len(take) < weight.channels:
+                signs = weight.in_taps()[group * outputs : (group + 1) * outputs, :, take]
+                rows = bits.pack(signs.reshape(outputs, -1))
+            at = (take + group * weight.channels).astype(np.int32)
+            found.append(Segment(at, group * outputs, 255 * float(value), rows))
+    return tuple(found)
 
 
 def constants(node: Product, shape: Shape, contract: InputContract) -> Border:

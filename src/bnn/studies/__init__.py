@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMES", "find"]
 
-NAMES = ("from-scratch",)
+NAMES = ("from-scratch", "activations")
 """Every study. Each is the STUDY of a module of that name."""
 
 
