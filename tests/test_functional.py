@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bnn.functional import clipped_ste, hard_sigmoid, identity_ste, sign, stochastic_sign
+from bnn.functional import clipped_ste, hard_sigmoid, identity_ste, sign, stochastic_sign, tanh_ste
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 ESTIMATORS = [identity_ste, clipped_ste]
@@ -179,10 +179,22 @@ def gradient(ste, x: Tensor, value: Tensor, upstream: Tensor) -> Tensor:
 @settings(deadline=None)
 @given(st.lists(st.tuples(floats, floats), max_size=20))
 def test_gradients_are_their_formulas(pairs: list[tuple[float, float]]) -> None:
-    """Backward, identity_ste passes g on as it is, and clipped_ste g where |x| <= 1, else 0."""
+    """Backward, identity_ste passes g on as it is, clipped_ste g where |x| <= 1, else 0, tanh_ste tanh's."""
     x, g = torch.tensor(pairs).reshape(-1, 2).unbind(1)
     assert torch.equal(gradient(identity_ste, x, sign(x), g), g)
     assert torch.equal(gradient(clipped_ste, x, sign(x), g), torch.where(x.abs() <= 1, g, torch.zeros(())))
+    of_tanh = torch.autograd.functional.vjp(torch.tanh, x, g)[1]
+    assert torch.allclose(gradient(tanh_ste, x, sign(x), g), of_tanh, rtol=1e-4, atol=1e-30, equal_nan=True)
+
+
+def test_tanh_ste_is_a_sign_forward_and_tanh_backward() -> None:
+    """Its value is exact, its gradient 1 - tanh(x)^2 of each entry's."""
+    x = torch.tensor([-3.0, -0.5, 0.0, 0.5, 3.0], dtype=torch.float64, requires_grad=True)
+    y = tanh_ste(x, sign(x))
+    assert y.tolist() == [-1, -1, 1, 1, 1]
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == pytest.approx([1 - math.tanh(v) ** 2 for v in x.tolist()])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

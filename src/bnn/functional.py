@@ -14,7 +14,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["StraightThrough", "clipped_ste", "hard_sigmoid", "identity_ste", "sign", "stochastic_sign"]
+__all__ = [
+    "StraightThrough",
+    "clipped_ste",
+    "hard_sigmoid",
+    "identity_ste",
+    "sign",
+    "stochastic_sign",
+    "tanh_ste",
+]
 
 StraightThrough = Callable[[Tensor, Tensor], Tensor]
 """A straight-through estimator: called with (x, value), it returns `value` and sends the gradient to `x`."""

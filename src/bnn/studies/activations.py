@@ -174,7 +174,7 @@ STUDY = Study(
     title="Weights and activations of ±1 without batch norm",
     settings={
         "mnist": Options("mnist", seeds=5, epochs=10, width=300),
-        "digits": Options("digits", seeds=2, epochs=10, width=300),
+        "digits": Options("digits", seeds=2, epochs=6, width=150),
     },
     variants={name: recipe.text for name, recipe in RECIPES.items()},
     run=run,
