@@ -132,6 +132,23 @@ def test_control_groups(
     assert available_cores(group(tmp_path, **files)) == cores
 
 
+def test_control_groups_within_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process's own group counts, and each that it lies in: the smallest limit holds."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    (tmp_path / "user" / "job").mkdir(parents=True)
+    mine = tmp_path / "cgroup"
+    mine.write_text("1:name=systemd:/elsewhere\n0::/user/job\n")
+    group(tmp_path / "user" / "job", cpu_max="max 100000")
+    assert available_cores(tmp_path, mine) == 8
+    group(tmp_path / "user", cpu_max="300000 100000")
+    assert available_cores(tmp_path, mine) == 3
+    group(tmp_path / "user" / "job", cpu_max="150000 100000")
+    assert available_cores(tmp_path, mine) == 2
+    mine.write_text("0::/\n")
+    assert available_cores(tmp_path, mine) == 8
+    assert available_cores(tmp_path, tmp_path / "absent") == 8
+
+
 def test_group_files_lie_where_the_kernel_has_them(tmp_path: Path) -> None:
     """The folders that these tests make are those of control groups 2 and 1."""
     group(tmp_path, cpu_max="max 100000", **v1("1", "2"))
