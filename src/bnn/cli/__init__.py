@@ -1,0 +1,55 @@
+"""The command `bnn`. Each subcommand parses, calls what the library offers, and prints.
+
+Nothing here imports torch but `train` and `study`, inside their functions: the rest runs without.
+"""
+
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from bnn.cli.options import make_parser
+from bnn.errors import MissingExtraError
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status: 0, 1 failed, 2 the user's mistake, 130 Ctrl-C."""
+    options = make_parser().parse_args(argv)
+    try:
+        with _warnings_as_lines(options.command):
+            status: int = options.run(options)
+        sys.stdout.flush()  # a closed pipe shows here, not at exit
+        return status
+    except KeyboardInterrupt:
+        print(f"\nbnn {options.command}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `bnn info ... | head`
+        sys.stderr.close()
+        return 1
+    except (ValueError, OverflowError, MissingExtraError) as error:
+        return _complain(options.command, str(error))
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error) and "alloc" not in str(error):
+            raise  # a mistake of ours
+        return _complain(options.command, f"not enough memory: {str(error)[:200]}")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(options.command, f"{where}{error.strerror or error}")
+
+
+@contextmanager
+def _warnings_as_lines(command: str) -> Iterator[None]:
+    def show(message: Warning | str, *where: Any) -> None:
+        print(f"bnn {command}: warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
+
+
+def _complain(command: str, message: str) -> int:
+    print(f"bnn {command}: {' '.join(message.split())}", file=sys.stderr)
+    return 2

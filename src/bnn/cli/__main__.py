@@ -1,0 +1,7 @@
+"""`python -m bnn.cli`."""
+
+import sys
+
+from bnn.cli import main
+
+sys.exit(main())

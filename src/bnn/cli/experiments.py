@@ -1,0 +1,72 @@
+"""`bnn bench`, `bnn study`: what is measured."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from bnn.bench import bench, instruction_sets, model_cases, select, standard_cases
+from bnn.cli.models import load_model
+from bnn.errors import require
+from bnn.files import write_atomically
+from bnn.runtime.threads import thread_count
+from bnn.studies import find
+
+__all__ = ["run_bench", "run_study"]
+
+
+def run_bench(options: argparse.Namespace) -> int:
+    sets = instruction_sets()
+    isa = options.isa or os.environ.get("BNN_ISA") or sets[-1]
+    if isa not in sets:
+        source = "--isa" if options.isa else "BNN_ISA"
+        raise ValueError(f"{source}: kernels must be one of {', '.join(sets)} on this processor, not {isa!r}")
+    thread_count(options.threads)
+    if options.repeats < 1:
+        raise ValueError(f"--repeats {options.repeats}: must be at least 1")
+    for path in filter(None, (options.json, options.png)):  # better now than after minutes
+        if path.is_dir() or not os.access(path.parent, os.W_OK):
+            raise ValueError(f"{path}: cannot be written")
+    if options.png:
+        require("matplotlib", "bench")
+    if options.model:
+        skipped: list[str] = []
+        cases = model_cases(load_model(options.model, engine="reference")[0].model, isa, options.threads)
+    else:
+        cases, skipped = standard_cases(isa, options.threads)
+    cases = select(cases, options.only)
+
+    def on_case(index: int, case: Any) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{index + 1} of {len(cases)}: {case.name}", end="", file=sys.stderr, flush=True)
+
+    report = bench(cases, isa, options.threads, options.repeats, skipped, on_case)
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    print(report)
+    if options.json:
+        write_atomically(options.json, (json.dumps(report.as_dict(), indent=1) + "\n").encode())
+    if options.png:
+        report.draw(options.png)
+    for line in report.wrong():
+        print(f"bnn bench: WRONG: {line}", file=sys.stderr)
+    return 1 if report.wrong() else 0
+
+
+def run_study(options: argparse.Namespace) -> int:
+    for module in ("torch", "pandas"):
+        require(module, "train")
+    study = find(options.name)
+    from bnn.studies.study import conduct, markdown
+
+    asked = {name: getattr(options, name) for name in ("seeds", "epochs", "width")}
+    settings = study.options(options.data, options.data_dir, **asked)
+    out = Path(options.out or Path("studies") / f"{options.name}-{options.data}")
+
+    def on_cell(variant: str, seed: int) -> None:
+        print(f"{variant}, seed {seed}", file=sys.stderr, flush=True)
+
+    print(f"{study.title}\n\n{markdown(conduct(study, settings, out, on_cell))}\n\nin {out}: report.md")
+    return 0

@@ -1,0 +1,133 @@
+"""`bnn eval`, `bnn predict`, `bnn info`: what is done with a packed model."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnn.cli.text import listed, numbers, percent
+from bnn.data import load_dataset
+from bnn.images import read_image
+from bnn.runtime import Runner, load
+from bnn.summary import as_dict, layer_costs
+from bnn.tables import table
+
+__all__ = ["load_model", "run_eval", "run_info", "run_predict"]
+
+
+def load_model(model: str, **options: Any) -> tuple[Runner, Path]:
+    """A model by its file or its run's folder; `options` are those of `bnn.load`."""
+    path = Path(model)
+    if path.is_dir():
+        path = path / "model.bnn"
+        if not path.exists():
+            raise ValueError(f"{model}: a folder without model.bnn; is its training finished?")
+    return load(path, **options), path
+
+
+def run_eval(options: argparse.Namespace) -> int:
+    how = {"engine": options.engine, "threads": options.threads}
+    runner, path = load_model(options.model, activations=options.activations, **how)
+    name = options.data or runner.model.about.get("data")
+    if not name:
+        raise ValueError(f"{path} does not say what data it was trained on: give --data")
+    data = load_dataset(name, options.data_dir)
+    if data.test_images.shape[1:] != runner.model.input.shape:
+        raise ValueError(
+            f"--data {name}: its images are {data.test_images.shape[1:]}, "
+            f"the model takes {runner.model.input.shape}"
+        )
+    labels = runner.model.input.labels
+    if labels and labels != data.classes:
+        raise ValueError(
+            f"--data {name}: its classes are {listed(data.classes)}, the model's {listed(labels)}"
+        )
+
+    def accuracy_of(runner: Runner) -> float:
+        return float(np.mean(runner.predict(data.test_images) == data.test_labels))
+
+    accuracy = accuracy_of(runner)
+    exact = accuracy_of(load(path, **how)) if runner.activations == "int8" else accuracy
+    weights = runner.model.about.get("weights", "unknown")
+    result = {
+        "accuracy": accuracy,
+        "n": len(data.test_labels),
+        "weights": weights,
+        "engine": runner.engine,
+        "isa": runner.isa,
+        "activations": runner.activations,
+        "data": name,
+    }
+    if runner.activations == "int8":
+        result["accuracy_float32"] = exact
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print(
+            f"{percent(accuracy)} of {len(data.test_labels):,} test images of {name} "
+            f"({weights} weights, {runner.engine} engine, {runner.isa})"
+        )
+        if runner.activations == "int8":
+            change = f"{100 * (accuracy - exact):+.2f} points"
+            print(f"with int8 activations; {percent(exact)} with float32: {change}")
+    return 0
+
+
+def run_predict(options: argparse.Namespace) -> int:
+    runner, _ = load_model(options.model)
+    labels = runner.model.input.labels
+    read = [read_image(path, runner.model.input) for path in options.images]
+    outputs = runner(np.stack([pixels for pixels, _ in read]))
+    answers = []
+    for path, (_, notes), scores in zip(options.images, read, outputs, strict=True):
+        index = int(scores.argmax())
+        label = labels[index] if labels else str(index)
+        answers.append(
+            {"image": path, "class": index, "label": label, "converted": notes, "scores": scores.tolist()}
+        )
+    if options.json:
+        print(json.dumps(answers))
+    else:
+        for answer in answers:
+            converted = "; ".join(answer["converted"])
+            print(f"{answer['image']}: {answer['label']}" + (f"   ({converted})" if converted else ""))
+    return 0
+
+
+def run_info(options: argparse.Namespace) -> int:
+    runner, path = load_model(options.model, engine="reference")  # nothing is run
+    info = as_dict(runner.model, path.stat().st_size)
+    if options.json:
+        print(json.dumps(info))
+        return 0
+    rows = [
+        [
+            layer.name,
+            layer.operation,
+            "x".join(map(str, layer.output_shape)),
+            f"{layer.one_bit_weights:,}" if layer.one_bit_weights else "",
+            f"{layer.float_parameters:,}" if layer.float_parameters else "",
+            f"{layer.bytes:,}" if layer.bytes else "",
+            f"{layer.macs:,}" if layer.macs else "",
+            layer.macs_kind,
+        ]
+        for layer in layer_costs(runner.model)
+    ]
+    contract = runner.model.input
+    print(f"{path}: takes {'x'.join(map(str, contract.shape))}", end="")
+    print(
+        f", uint8 pixels (mean {numbers(contract.mean)}, deviation {numbers(contract.std)})"
+        * bool(contract.mean)
+    )
+    print(", ".join(f"{key}: {value}" for key, value in sorted(info["about"].items())))
+    print()
+    head = ["layer", "operation", "output", "one-bit", "float", "bytes", "multiply-accumulates", "of"]
+    print(table(head, rows))
+    ratio = info["float_bytes"] / info["file_bytes"]
+    print(
+        f"\n{info['one_bit_weights']:,} one-bit weights and {info['float_parameters']:,} float parameters "
+        f"in {info['file_bytes']:,} bytes: {ratio:.1f} times smaller than in float32"
+    )
+    return 0

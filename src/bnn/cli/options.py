@@ -1,0 +1,183 @@
+"""The command line's options. Those of `bnn train` are the fields of TrainConfig, declared there alone."""
+
+import argparse
+import difflib
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+from bnn import __version__
+from bnn.cli.experiments import run_bench, run_study
+from bnn.cli.models import run_eval, run_info, run_predict
+from bnn.cli.train import run_train
+from bnn.config import TrainConfig, recipes
+from bnn.data import DATASETS
+from bnn.runtime import ACTIVATIONS, ENGINES
+from bnn.studies import NAMES as STUDIES
+
+__all__ = ["make_parser"]
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for a mistake, with the nearest option where one was mistyped."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)  # an abbreviation may mean another option tomorrow
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments:"):
+            option = message.split()[2].partition("=")[0]
+            close = difflib.get_close_matches(option, self._option_string_actions, n=1)
+            message += f" (did you mean {close[0]}?)" if close else ""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # Subparsers hand unknown options up to the main parser, which does not know what is near them.
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown and self.prog != "bnn":
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="bnn",
+        description="Train one-bit networks, and run them.",
+        epilog="bnn COMMAND --help shows an example.",
+    )
+    parser.add_argument("--version", action="version", version=f"bnn {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    train = _command(
+        commands,
+        "train",
+        run_train,
+        "train, freeze, pack and test a network",
+        "bnn train mnist --epochs 3 --out runs/first",
+    )
+    train.add_argument("recipe", metavar="RECIPE", help=f"{', '.join(recipes())}, or a TOML file")
+    train.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/RECIPE)")
+    _data_dir(train)
+    train.add_argument(
+        "--seeds", type=int, metavar="N", help="N runs with seeds from --seed on, and their spread"
+    )
+    train.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    train.add_argument("--force", action="store_true", help="start anew in --out")
+    _config_options(train)
+
+    evaluate = _command(
+        commands, "eval", run_eval, "test accuracy of a packed model", "bnn eval runs/mnist --json"
+    )
+    _model(evaluate)
+    evaluate.add_argument(
+        "--data", metavar="NAME", help=f"{', '.join(DATASETS)}, or a folder (default: the model's)"
+    )
+    _data_dir(evaluate)
+    evaluate.add_argument("--engine", default="native", metavar="NAME", help=f"one of {', '.join(ENGINES)}")
+    evaluate.add_argument(
+        "--activations",
+        default="float32",
+        metavar="DTYPE",
+        help=f"one of {', '.join(ACTIVATIONS)}; with int8 the change of accuracy is shown",
+    )
+    _threads(evaluate)
+    _json(evaluate)
+
+    predict = _command(
+        commands, "predict", run_predict, "classify image files", "bnn predict runs/mnist seven.png"
+    )
+    _model(predict)
+    predict.add_argument("images", metavar="IMAGE", nargs="+", help="image files; converted as needed")
+    _json(predict)
+
+    text = "layers, sizes and operations"
+    info = _command(commands, "info", run_info, text, "bnn info runs/mnist/model.bnn")
+    _model(info)
+    _json(info)
+
+    compare = _command(
+        commands,
+        "bench",
+        run_bench,
+        "time one bit beside PyTorch and ONNX Runtime on this machine",
+        "bnn bench runs/mnist --png bench.png",
+    )
+    compare.add_argument(
+        "model", metavar="MODEL", nargs="?", help="a .bnn file, or a run's folder (default: standard shapes)"
+    )
+    compare.add_argument("--threads", type=int, default=1, metavar="N", help="on both sides (default: 1)")
+    compare.add_argument("--isa", metavar="NAME", help="our kernels (default: the processor's best)")
+    compare.add_argument("--only", default="", metavar="TEXT", help="cases that have it in their name")
+    compare.add_argument("--repeats", type=int, default=30, metavar="N", help="of each timing (default: 30)")
+    compare.add_argument("--json", type=Path, metavar="FILE", help="write everything measured, for programs")
+    compare.add_argument("--png", type=Path, metavar="FILE", help="draw a bar chart")
+
+    experiment = _command(
+        commands,
+        "study",
+        run_study,
+        "run an experiment: a table, figures and a report",
+        "bnn study from-scratch --data digits",
+    )
+    experiment.add_argument("name", metavar="NAME", help=", ".join(STUDIES))
+    experiment.add_argument("--data", default="mnist", metavar="NAME", help="mnist (default), digits, ...")
+    _data_dir(experiment)
+    experiment.add_argument(
+        "--out", metavar="DIR", help="its folder; what is done there is not done again (default: studies/...)"
+    )
+    for name, text in (("seeds", "runs of each variant"), ("epochs", "of training"), ("width", "of layers")):
+        experiment.add_argument(f"--{name}", type=int, metavar="N", help=f"{text} (default: the study's)")
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, example: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=f"example: {example}"
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a .bnn file, or a run's folder")
+
+
+def _data_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="holds a folder for each data set (default: $BNN_DATA_DIR, or a cache)",
+    )
+
+
+def _threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="at most that many (default: $BNN_NUM_THREADS, or all cores)"
+    )
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def _config_options(parser: argparse.ArgumentParser) -> None:
+    """An option for every field of TrainConfig, declared there and nowhere else."""
+    group = parser.add_argument_group("fields of the recipe")
+    hints = get_type_hints(TrainConfig)
+    for f in fields(TrainConfig):
+        flag, hint, text = (
+            "--" + f.name.replace("_", "-"),
+            hints[f.name],
+            f.metadata["help"].replace("%", "%%"),
+        )
+        assert f.default is not MISSING
+        if hint is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        elif get_origin(hint) is Literal:
+            choices = "{" + ",".join(get_args(hint)) + "}"
+            group.add_argument(flag, metavar=choices, help=text)  # checked with the recipe's values
+        else:
+            group.add_argument(flag, type=hint, metavar=hint.__name__.upper(), help=text)

@@ -1,0 +1,135 @@
+"""`bnn train`."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnn.cli.text import percent
+from bnn.config import TrainConfig
+from bnn.errors import require
+from bnn.files import write_atomically
+from bnn.tables import table
+
+__all__ = ["run_train"]
+
+
+def run_train(options: argparse.Namespace) -> int:
+    # GNU OpenMP's threads spin for long while they wait; where something else runs, they starve each other: a
+    # step took 800 ms instead of 50. It reads this when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    require("torch", "train")
+    from bnn.training import TrainingDiverged, train
+
+    names = [f.name for f in fields(TrainConfig)]
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    config = TrainConfig.from_recipe(options.recipe, **given)
+    out = Path(options.out or Path("runs") / Path(options.recipe).stem)
+    if options.seeds is not None and options.seeds < 1:
+        raise ValueError(f"--seeds {options.seeds}: must be at least 1")
+    if options.seeds and (out / "config.toml").exists():
+        raise ValueError(f"{out} holds a single run: choose another --out for --seeds")
+    seeds = range(config.seed, config.seed + (options.seeds or 1))
+    results = {}
+    for seed in seeds:
+        folder = out / f"seed-{seed}" if options.seeds else out
+        try:
+            with _progress() as (on_step, on_epoch):
+                results[seed] = train(
+                    replace(config, seed=seed),
+                    folder,
+                    data_dir=options.data_dir,
+                    resume=options.resume,
+                    force=options.force,
+                    on_step=on_step,
+                    on_epoch=on_epoch,
+                )
+        except TrainingDiverged as error:
+            print(f"bnn train: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print(
+                f"\nbnn train: interrupted; the same command with --resume goes on in {folder}",
+                file=sys.stderr,
+            )
+            return 130
+        _print_result(asdict(results[seed]), f"{config.data} (seed {seed})")
+        print(f"in {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    if options.seeds:
+        _print_spread({seed: asdict(result) for seed, result in results.items()}, out)
+    return 0
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[Any], None]]]:
+    """A line for each epoch on standard output; on a terminal, a bar on standard error as well."""
+
+    def line(row: Any) -> str:
+        parts = [
+            f"epoch {row.epoch:3d}",
+            f"loss {row.loss_train:.4f}",
+            f"train {100 * row.acc_train:.2f} %",
+        ]
+        if row.acc_val is not None:
+            parts.append(f"validation {100 * row.acc_val:.2f} %")
+        if row.flip_ratio is not None:
+            parts.append(f"flips {100 * row.flip_ratio:.2f} %")
+        return "  ".join([*parts, f"{row.seconds:.1f} s"])
+
+    if not sys.stderr.isatty():
+        yield lambda step, steps: None, lambda row: print(line(row), flush=True)
+        return
+    progress = require("rich.progress", "train")
+    console = require("rich.console", "train").Console(stderr=True)
+    with progress.Progress(
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("steps"),
+        progress.TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        redirect_stdout=False,  # epoch lines are output, for `> log` as well
+    ) as bar:
+        task = bar.add_task("training", total=None)
+        # Where both streams are one terminal, the line has to go above the bar.
+        out = console.out if sys.stdout.isatty() else print
+        yield lambda step, steps: bar.update(task, completed=step, total=steps), lambda row: out(line(row))
+
+
+def _print_result(result: dict[str, Any], data: str) -> None:
+    ratio = result["float_bytes"] / result["packed_bytes"]
+    kind = result["frozen_weights"]
+    rows = [
+        ["trained", result["trained_weights"], percent(result["trained"]), ""],
+        ["frozen", kind, percent(result["frozen"]), f"{result['float_bytes']:,}"],
+        [
+            "packed",
+            kind,
+            percent(result["packed"]),
+            f"{result['packed_bytes']:,} ({ratio:.1f} times smaller)",
+        ],
+    ]
+    print(f"\ntest accuracy on {result['test_samples']:,} images of {data}, read once")
+    print(table(["network", "weights", "accuracy", "bytes"], rows))
+
+
+def _print_spread(results: dict[int, dict[str, Any]], out: Path) -> None:
+    """Mean and sample standard deviation over the seeds; also in seeds.json."""
+    summary: dict[str, Any] = {"seeds": list(results)}
+    rows = []
+    for name in ("trained", "frozen", "packed"):
+        values = np.array([result[name] for result in results.values()])
+        deviation = float(values.std(ddof=1)) if len(values) > 1 else None
+        summary[name] = {"mean": float(values.mean()), "deviation": deviation, "values": values.tolist()}
+        spread = "" if deviation is None else f" ± {100 * deviation:.2f}"
+        rows.append([name, f"{100 * values.mean():.2f}{spread} %"])
+    write_atomically(out / "seeds.json", (json.dumps(summary, indent=2) + "\n").encode())
+    print(f"\ntest accuracy over {len(results)} seeds, mean ± standard deviation")
+    print(table(["network", "accuracy"], rows))
