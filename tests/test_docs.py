@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers import one_of_each, random_pixels
 
 import bnn
+from bnn.data import load_dataset
+from bnn.summary import layer_costs
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -43,3 +46,20 @@ def test_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert np.abs(names["net"](x) - truth).max() < 1e-4
     exec(code, names)
     assert names["net"].isa == "numpy"
+
+
+def test_a_quantizer_and_a_layer_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's code trains, freezes and packs: it learns the digits, with one bit a weight in three layers."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    digits = load_dataset("digits")
+    x = (torch.from_numpy(digits.train_images) / 255 - 0.3064) / 0.3753
+    y = torch.from_numpy(digits.train_labels)
+    batches = [(x[rows], y[rows]) for _ in range(15) for rows in torch.randperm(len(x)).split(50)]
+    names: dict[str, Any] = {"batches": batches}
+    for code in blocks("your-own.md"):
+        exec(code, names)
+    net = bnn.load("mine.bnn")
+    assert np.mean(net.predict(digits.test_images) == digits.test_labels) > 0.75
+    one_bit = [cost.one_bit_weights for cost in layer_costs(net.model) if cost.one_bit_weights]
+    assert one_bit == [64 * 100, 100 * 100, 100 * 10]
