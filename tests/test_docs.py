@@ -49,7 +49,7 @@ def test_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_quantizer_and_a_layer_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page's code trains, freezes and packs: it learns the digits, with one bit a weight in three layers."""
+    """The page's code trains, freezes and packs: it learns, with one bit a weight in three layers."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     digits = load_dataset("digits")

@@ -57,7 +57,7 @@ def bounded_run(model: PackedModel, x: Array, activations: Activations) -> tuple
             bounds.add(node)
         value, bound = bounds.normal(model.output.name)
         truth = reference.run(model, x, activations)
-        narrowed = where_any(bound, 2.0**-22 * np.abs(value) + 1e-44)
+        narrowed = where_any(bound, 2.0**-22 * (np.abs(value) + bound) + 1e-44)  # of the other value too
         return truth, settled(truth, np.where(np.abs(value) + bound > 3e38, spread(bound), bound + narrowed))
 
 
