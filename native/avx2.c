@@ -25,7 +25,9 @@
 #define TILE static inline __attribute__((always_inline))
 
 TILE __m128i load_128(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
+
 TILE __m256i load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+
 TILE void store(void *p, __m256i v) { _mm256_storeu_si256((__m256i *)p, v); }
 
 static uint64_t negative_word(const float *x)
@@ -69,6 +71,7 @@ TILE void signs_u32x16(const float *planes, size_t plane, int32_t channels, cons
 }
 
 #define BNN_HAVE_SIGNS_FROM_PLANES
+
 static void signs_from_planes(const float *planes, int32_t channels, size_t plane, int32_t places,
                               uint64_t *out)
 {
@@ -92,8 +95,7 @@ static void signs_from_planes(const float *planes, int32_t channels, size_t plan
 
 #include "elementwise.h"
 
-/* --- ±1 x ±1
- * ------------------------------------------------------------------------------------------------ */
+/* --- ±1 x ±1 -------------------------------------------------------------------------------------------- */
 
 /* Bits that differ, in words a, b, c, ..., are added by carry-save adders, which takes fewer operations than
    to count the ones of each word: `ones` and `twos` are the two lowest digits of a place's sum, and only what
@@ -103,6 +105,7 @@ static void signs_from_planes(const float *planes, int32_t channels, size_t plan
    Eight outputs are two vectors: [eight outputs][word][2][4], in the order that suits _mm256_shuffle_ps at
    the end. */
 enum { BITS_OUTPUTS = 8 };
+
 static const int32_t bits_order[BITS_OUTPUTS] = {0, 1, 4, 5, 2, 3, 6, 7};
 
 static size_t bits_bytes(int32_t outputs, int32_t words)
@@ -199,8 +202,7 @@ static void bits_product(const uint64_t *x, size_t x_stride, int32_t rows, const
             bits_tile(x + (size_t)r * x_stride, w, words, differing + (size_t)r * ld + (size_t)o);
 }
 
-/* --- float x ±1
- * ---------------------------------------------------------------------------------------------- */
+/* --- float x ±1 ----------------------------------------------------------------------------------------- */
 
 /* The eight signed sums of three inputs are one vector, of which vpermps takes a lane by three bits of an
    index. An output's weights for a chunk of 30 inputs are the low 15 bits of each half of an index; the next
@@ -209,6 +211,7 @@ static void bits_product(const uint64_t *x, size_t x_stride, int32_t rows, const
 
    Tables: [chunk][10][8]. Weights: [32 outputs][chunk][32 outputs]. */
 enum { F32_OUTPUTS = 32, F32_INPUTS = 30, F32_TABLE = 80 /* floats of a chunk */ };
+
 enum { F32_BLOCK = 16 }; /* chunks whose tables stay in the first-level cache while all outputs pass */
 
 static int32_t f32_chunks(int32_t n) { return n / F32_INPUTS + (n % F32_INPUTS != 0); }
@@ -314,8 +317,7 @@ static void f32_product(const void *tables, int32_t rows, const void *prepared, 
     }
 }
 
-/* --- small integers x ±1
- * ------------------------------------------------------------------------------------- */
+/* --- small integers x ±1 -------------------------------------------------------------------------------- */
 
 /* sum of ±x = sum of |x| - 2 * (sum of |x| where the sign is wrong), and only the latter is looked up. Four
    inputs make up to 4 * 255, ten bits: two tables of sixteen bytes, of the five low and the five high bits.

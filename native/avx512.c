@@ -47,6 +47,7 @@ static uint64_t below_word(const int32_t *z, const int32_t *limit)
 
 /* Sixteen pixels at a time: a channel's sixteen signs become one bit in each of sixteen words. */
 #define BNN_HAVE_SIGNS_FROM_PLANES
+
 static void signs_from_planes(const float *planes, int32_t channels, size_t plane, int32_t places,
                               uint64_t *out)
 {
@@ -80,6 +81,7 @@ static void signs_from_planes(const float *planes, int32_t channels, size_t plan
 
 /* Sixteen by sixteen in registers: pairs of lanes are exchanged between rows 1, 2, 4 and 8 apart. */
 #define BNN_HAVE_TO_PLANES
+
 static void transpose_16x16(const float *x, size_t x_stride, float *y, size_t y_stride)
 {
     __m512i a[16], b[16];
@@ -135,8 +137,7 @@ static size_t panel_width(int32_t outputs, int32_t at, int32_t panel, int32_t bl
     return bnn_round_up((size_t)least(panel, outputs - at), (size_t)block);
 }
 
-/* --- ±1 x ±1: panels of 32 outputs, a step is a word
- * ------------------------------------------------------------- */
+/* --- ±1 x ±1: panels of 32 outputs, a step is a word ---------------------------------------------------- */
 
 enum { BITS_PANEL = 32, BITS_BLOCK = 8 };
 
@@ -231,8 +232,7 @@ BITS_PRODUCT(bits_product_shuffle, , bits_tile_shuffle)
 BITS_TILE(bits_tile_popcnt, POPCNT, _mm512_popcnt_epi64)
 BITS_PRODUCT(bits_product_popcnt, POPCNT, bits_tile_popcnt)
 
-/* --- products with tables: panels of 128 outputs
- * ------------------------------------------------------------------ */
+/* --- products with tables: panels of 128 outputs -------------------------------------------------------- */
 
 enum { PANEL = BNN_SPLIT };
 

@@ -36,6 +36,7 @@ namespace
 struct AlignedDelete {
     void operator()(void *p) const { ::operator delete[](p, std::align_val_t{BNN_ALIGNMENT}); }
 };
+
 using Bytes = std::unique_ptr<void, AlignedDelete>;
 
 Bytes allocate(std::size_t n) { return Bytes(::operator new[](n ? n : 1, std::align_val_t{BNN_ALIGNMENT})); }
@@ -82,6 +83,7 @@ public:
 
     // Prepared weights, constants, and an arena for `rows` samples.
     std::size_t bytes(int rows, int parts) const { return owned_ + arena_bytes(rows, parts); }
+
     std::string isa() const { return bnn_kernels_name(plan_.kernels); }
 
     void run(nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu> x,

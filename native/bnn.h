@@ -146,8 +146,7 @@ typedef struct {
     bnn_finish finish;
 } bnn_node;
 
-/* --- instruction sets
- * --------------------------------------------------------------------------------------- */
+/* --- instruction sets ----------------------------------------------------------------------------------- */
 
 /* The kernels of one instruction set. */
 typedef struct bnn_kernels bnn_kernels;
@@ -170,8 +169,7 @@ size_t bnn_prepared_bytes(const bnn_kernels *kernels, bnn_op op, int32_t outputs
 void bnn_prepare(const bnn_kernels *kernels, bnn_op op, const uint64_t *rows, int32_t outputs, int32_t n,
                  void *prepared);
 
-/* --- running
- * ------------------------------------------------------------------------------------------------ */
+/* --- running -------------------------------------------------------------------------------------------- */
 
 typedef struct {
     const bnn_kernels *kernels;

@@ -23,11 +23,13 @@ static const bnn_kernels *const all[] = {&bnn_portable, &bnn_avx2, &bnn_avx512, 
 #elif defined(__aarch64__)
 
 static int can_run(const bnn_kernels *kernels) { return kernels != NULL; } /* every aarch64 has NEON */
+
 static const bnn_kernels *const all[] = {&bnn_portable, &bnn_neon};
 
 #else
 
 static int can_run(const bnn_kernels *kernels) { return kernels != NULL; }
+
 static const bnn_kernels *const all[] = {&bnn_portable};
 
 #endif

@@ -8,6 +8,7 @@ char *bnn_address(const bnn_plan *plan, const bnn_batch *batch, int32_t value)
     if (value == plan->nodes[plan->n_nodes - 1].output) return batch->output;
     return (char *)batch->arena + (size_t)batch->rows * plan->values[value].offset;
 }
+
 void bnn_finish_row(const bnn_job *j, int32_t row, bnn_dtype dtype, const void *at, int32_t first,
                     int32_t count)
 {
@@ -16,6 +17,7 @@ void bnn_finish_row(const bnn_job *j, int32_t row, bnn_dtype dtype, const void *
     j->plan->kernels->finish(&j->node->finish, &sums, j->out->dtype, first, count,
                              j->y + (size_t)row * bnn_pixel_bytes(j->out));
 }
+
 void bnn_run_part(const bnn_plan *plan, const bnn_batch *batch, int32_t step, int32_t part)
 {
     const bnn_node *node = plan->nodes + step;

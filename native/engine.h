@@ -34,11 +34,15 @@ typedef struct {
 } bnn_job;
 
 static inline int32_t bnn_least(int32_t a, int32_t b) { return a < b ? a : b; }
+
 static inline int32_t bnn_most(int32_t a, int32_t b) { return a > b ? a : b; }
+
 static inline int32_t bnn_places(const bnn_value *v) { return v->height * v->width; }
+
 static inline int32_t bnn_entries(const bnn_value *v) { return v->height * v->width * v->channels; }
 
 static inline int bnn_is_product(bnn_op op) { return op >= BNN_PRODUCT_BITS && op <= BNN_DEPTHWISE; }
+
 static inline int bnn_is_windowed(bnn_op op) { return op >= BNN_PRODUCT_BITS && op <= BNN_AVG_POOL; }
 
 /* Part `part` of `parts` of n things: [from, to). */

@@ -104,6 +104,7 @@ static void gather_whole(const bnn_node *node, const bnn_value *in, const bnn_wo
         for (r = 0; r < places; r++, from += step, to += patch_stride) copy_few(to, from, piece);
     }
 }
+
 /* The rows [row, row + n) of one group, gathered if need be, and the bytes from one to the next. */
 const char *bnn_rows(const bnn_job *j, int32_t row, int32_t n, int32_t group, size_t *stride)
 {

@@ -58,6 +58,7 @@ TILE void signs_u32x16(const float *planes, size_t plane, int32_t channels, uint
 }
 
 #define BNN_HAVE_SIGNS_FROM_PLANES
+
 static void signs_from_planes(const float *planes, int32_t channels, size_t plane, int32_t places,
                               uint64_t *out)
 {
@@ -88,8 +89,7 @@ static void signs_from_planes(const float *planes, int32_t channels, size_t plan
 
 #include "elementwise.h"
 
-/* --- ±1 x ±1
- * ------------------------------------------------------------------------------------------------ */
+/* --- ±1 x ±1 -------------------------------------------------------------------------------------------- */
 
 enum { BITS_OUTPUTS = 8 }; /* [eight outputs][word][eight outputs], in vectors of two */
 
@@ -151,8 +151,7 @@ static void bits_product(const uint64_t *x, size_t x_stride, int32_t rows, const
     }
 }
 
-/* --- float x ±1
- * ---------------------------------------------------------------------------------------------- */
+/* --- float x ±1 ----------------------------------------------------------------------------------------- */
 
 /* No look-ups: a weight's bit, moved to the sign of 1.0, is what an input is multiplied by, for all rows at
    once. A product with ±1 that is added in the same operation rounds as a sum does, and keeps infinities and
@@ -233,8 +232,7 @@ static void f32_product(const void *tables, int32_t rows, const void *prepared, 
     }
 }
 
-/* --- small integers x ±1
- * ------------------------------------------------------------------------------------- */
+/* --- small integers x ±1 -------------------------------------------------------------------------------- */
 
 /* sum of ±x = sum of |x| - 2 * (sum of |x| where the sign is wrong), and only the latter is looked up. Four
    inputs make up to 4 * 255, ten bits: two tables of sixteen bytes, of the five low and the five high bits.

@@ -145,6 +145,7 @@ static const struct {
     {"i16", "avx512", i16_avx512, 8 * 32 * 5},
     {"i16", "avx512-popcnt", i16_avx512, 8 * 32 * 5},
 };
+
 enum { LOOPS = sizeof loops / sizeof loops[0] };
 
 #else
@@ -153,6 +154,7 @@ static const struct {
     loop *run;
     double each;
 } loops[] = {{NULL, NULL, NULL, 0}};
+
 enum { LOOPS = 0 };
 #endif
 

@@ -15,6 +15,7 @@ const char *bnn_status_text(bnn_status status)
     }
     return "unknown status";
 }
+
 size_t bnn_pixel_bytes(const bnn_value *v)
 {
     switch (v->dtype) {
@@ -27,8 +28,7 @@ size_t bnn_pixel_bytes(const bnn_value *v)
     }
 }
 
-/* --- checks
- * -------------------------------------------------------------------------------------------------- */
+/* --- checks --------------------------------------------------------------------------------------------- */
 
 /* The dtype of a product's sums. */
 bnn_dtype bnn_sum_dtype(const bnn_node *node, bnn_dtype in)
@@ -187,8 +187,8 @@ static bnn_status check_node(const bnn_plan *plan, int32_t step)
     if (node->op == BNN_MAP) return check_finish(&node->finish, in->dtype, out->dtype);
     return BNN_OK;
 }
-/* --- the arena
- * ------------------------------------------------------------------------------------------------ */
+
+/* --- the arena ------------------------------------------------------------------------------------------ */
 
 static size_t room(const bnn_value *v) { return bnn_round_up(v->bytes, BNN_ALIGNMENT); }
 
@@ -253,8 +253,8 @@ bnn_status bnn_plan_init(bnn_plan *plan, bnn_value *values, int32_t n_values, co
     }
     return BNN_OK;
 }
-/* --- scratch
- * ------------------------------------------------------------------------------------------------- */
+
+/* --- scratch -------------------------------------------------------------------------------------------- */
 
 static size_t append(bnn_work *w, size_t bytes)
 {

@@ -21,8 +21,7 @@ static uint64_t below_word(const int32_t *z, const int32_t *limit)
 
 #include "elementwise.h"
 
-/* --- ±1 x ±1
- * ------------------------------------------------------------------------------------------------ */
+/* --- ±1 x ±1 -------------------------------------------------------------------------------------------- */
 
 static size_t rows_bytes(int32_t outputs, int32_t words)
 {
@@ -58,8 +57,7 @@ static void bits_product(const uint64_t *x, size_t x_stride, int32_t rows, const
         }
 }
 
-/* --- products with tables
- * ------------------------------------------------------------------------------------ */
+/* --- products with tables ------------------------------------------------------------------------------- */
 
 static size_t table_weight_bytes(int32_t outputs, int32_t n) { return rows_bytes(outputs, bnn_words(n)); }
 
@@ -71,6 +69,7 @@ static void table_prepare(const uint64_t *rows, int32_t outputs, int32_t n, void
 /* The tables of 64 inputs take a kilobyte and are made when they are used; before that, a row is only padded.
  */
 static size_t f32_table_bytes(int32_t n) { return (size_t)bnn_words(n) * 64 * sizeof(float); }
+
 static size_t i16_table_bytes(int32_t n) { return (size_t)bnn_words(n) * 64 * sizeof(int16_t); }
 
 static void f32_tables(const float *x, int32_t n, void *tables)

@@ -9,6 +9,7 @@ static const void *border_values(const bnn_border *border, bnn_place place, int3
     if (border->row) class = (size_t)border->row[place.y] * (size_t)border->columns + border->column[place.x];
     return (const char *)border->values + class * (size_t)outputs * entry;
 }
+
 /* Rows of counted differences. */
 static void finish_bits(const bnn_job *j, int32_t row, int32_t rows, const int32_t *differing, int32_t first,
                         int32_t count)
@@ -278,6 +279,7 @@ static void run_depthwise(const bnn_job *j, int32_t row, int32_t rows)
         bnn_finish_row(j, r, bnn_sum_dtype(j->node, j->in->dtype), sums, 0, j->out->channels);
     }
 }
+
 void bnn_run_product(bnn_job *j, int32_t part, int32_t parts)
 {
     void (*const run)(const bnn_job *, int32_t, int32_t) = j->node->op == BNN_PRODUCT_BITS  ? run_bits

@@ -7,8 +7,7 @@
 
 #include "../../native/bnn.h"
 
-/* --- allocations, counted
- * -------------------------------------------------------------------------------------- */
+/* --- allocations, counted ------------------------------------------------------------------------------- */
 
 static long allocations = 0;
 
@@ -38,6 +37,7 @@ void *realloc(void *p, size_t n)
     allocations++;
     return __libc_realloc(p, n);
 }
+
 enum { COUNTED = 1 };
 #else
 enum { COUNTED = 0 };
@@ -55,8 +55,7 @@ static int failures = 0;
         }                                                                                                    \
     } while (0)
 
-/* --- a network: 784 pixels, 1024 ±1 units, 1024 ReLU units, 10 classes
- * -------------------------------------------- */
+/* --- a network: 784 pixels, 1024 ±1 units, 1024 ReLU units, 10 classes ---------------------------------- */
 
 enum { PIXELS = 784, UNITS = 1024, CLASSES = 10, ROWS = 5, LAYERS = 3 };
 
@@ -217,8 +216,7 @@ static void test_network(const bnn_kernels *kernels, const network *net, const u
     for (i = 0; i < LAYERS; i++) free(prepared[i]);
 }
 
-/* --- plans that must be refused
- * ----------------------------------------------------------------------------------- */
+/* --- plans that must be refused ------------------------------------------------------------------------- */
 
 static bnn_status plan_with(void (*spoil)(bnn_value *, bnn_node *))
 {
@@ -245,20 +243,31 @@ static bnn_status plan_with(void (*spoil)(bnn_value *, bnn_node *))
 }
 
 static const int32_t wild = 77, negative = -1;
+
 static void nothing(bnn_value *v, bnn_node *n) { (void)v, (void)n; }
+
 static void input_out_of_range(bnn_value *v, bnn_node *n) { (void)v, n[1].inputs = &wild; }
+
 static void negative_input(bnn_value *v, bnn_node *n) { (void)v, n[1].inputs = &negative; }
+
 static void reads_itself(bnn_value *v, bnn_node *n) { (void)v, n[0].inputs = reads + 1; }
+
 static void writes_the_input(bnn_value *v, bnn_node *n) { (void)v, n[1].output = 0; }
+
 static void writes_twice(bnn_value *v, bnn_node *n) { (void)v, n[1].output = 1; }
+
 static void no_operation(bnn_value *v, bnn_node *n) { (void)v, n[1].op = BNN_OPS; }
+
 static void no_stride(bnn_value *v, bnn_node *n) { (void)v, n[0].stride[1] = 0; }
+
 static void dilated_pool(bnn_value *v, bnn_node *n) { (void)v, n[0].dilation[1] = 2; }
+
 static void padding_alone(bnn_value *v, bnn_node *n)
 {
     n[0].padding[0] = 2;
     v[1].height = v[2].height = 3;
 }
+
 static void no_correction(bnn_value *v, bnn_node *n)
 {
     v[0].dtype = BNN_BITS;
@@ -266,14 +275,23 @@ static void no_correction(bnn_value *v, bnn_node *n)
     n[0].weight = reads;
     n[0].padding[3] = 1; /* of 0, with no border to take off what it adds */
 }
+
 static void another_size(bnn_value *v, bnn_node *n) { (void)n, v[1].width = 3; }
+
 static void other_channels(bnn_value *v, bnn_node *n) { (void)n, v[2].channels = 3; }
+
 static void no_pixels(bnn_value *v, bnn_node *n) { (void)n, v[1].height = 0; }
+
 static void huge(bnn_value *v, bnn_node *n) { (void)n, v[0].height = v[0].width = 1 << 20; }
+
 static void to_bytes(bnn_value *v, bnn_node *n) { (void)n, v[2].dtype = BNN_U8; }
+
 static void integers_from_floats(bnn_value *v, bnn_node *n) { (void)n, v[2].dtype = BNN_I32; }
+
 static void no_shift(bnn_value *v, bnn_node *n) { (void)v, n[1].finish.shift = NULL; }
+
 static void no_slope(bnn_value *v, bnn_node *n) { (void)v, n[1].finish.activation = BNN_PRELU; }
+
 static void no_weight(bnn_value *v, bnn_node *n) { (void)v, n[0].op = BNN_PRODUCT_F32; }
 
 static void test_refusals(void)
@@ -304,6 +322,7 @@ static void test_refusals(void)
         {"no slope", no_slope, BNN_ERROR_MISSING},
         {"no weight", no_weight, BNN_ERROR_MISSING},
     };
+
     size_t i;
     for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const bnn_status status = plan_with(cases[i].spoil);

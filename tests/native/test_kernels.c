@@ -33,7 +33,7 @@
 
 static const int32_t SIZES[] = {1, 7, 63, 64, 65, 97, 255, 1000};
 
-/* --- checks ---------------------------------------------------------------------------------------- */
+/* --- checks --------------------------------------------------------------------------------------------- */
 
 static const bnn_kernels *kernels;  /* those tested now */
 static const char *name, *function; /* of them, and which of their functions */
@@ -78,7 +78,7 @@ static int close_to(double got, double want, double bound)
     return fabs(got - want) <= bound;
 }
 
-/* --- memory ---------------------------------------------------------------------------------------- */
+/* --- memory --------------------------------------------------------------------------------------------- */
 
 /* As a float, FILL is NaN; as an integer, -1. */
 enum { FILL = 0xff, GUARD = 0xc3, TAIL = SANITIZED ? 0 : 128 };
@@ -141,7 +141,7 @@ static void *copy(const void *from, size_t bytes, size_t offset)
 
 #define TAKE(T, n, offset) ((T *)take(sizeof(T) * (size_t)(n), offset))
 
-/* --- random ---------------------------------------------------------------------------------------- */
+/* --- random --------------------------------------------------------------------------------------------- */
 
 static uint64_t state = UINT64_C(0x9e3779b97f4a7c15);
 
@@ -181,7 +181,7 @@ static double random_special(void)
     }
 }
 
-/* --- signs ----------------------------------------------------------------------------------------- */
+/* --- signs ---------------------------------------------------------------------------------------------- */
 
 /* Bit 1 means -1; rows are whole words, padded with 0. */
 static void pack(const int8_t *signs, int32_t rows, int32_t n, uint64_t *words)
@@ -254,7 +254,7 @@ static size_t random_ld(int32_t count)
     return room(count) + more[below(LENGTH(more))];
 }
 
-/* --- ±1 x ±1 --------------------------------------------------------------------------------------- */
+/* --- ±1 x ±1 -------------------------------------------------------------------------------------------- */
 
 enum { MOST_ROWS = 65 };
 
@@ -315,6 +315,7 @@ static void test_bits(int32_t n, int32_t outputs)
 static void test_bits_extremes(int32_t words)
 {
     enum { ROWS = 5, OUTPUTS = 9 };
+
     const int mark = n_blocks;
     uint64_t *x = TAKE(uint64_t, (ROWS * words), 0), *w = TAKE(uint64_t, (OUTPUTS * words), 0);
     int32_t want[ROWS * OUTPUTS], r, o;
@@ -331,6 +332,7 @@ static void test_bits_extremes(int32_t words)
 static void test_bits_overlapping(void)
 {
     enum { WORDS = 6, ROWS = 9, OUTPUTS = 70 };
+
     const int mark = n_blocks;
     const int8_t *x = random_signs(1, (WORDS + ROWS - 1) * 64), *w = random_signs(OUTPUTS, WORDS * 64);
     const uint64_t *x_words = packed(x, 1, (WORDS + ROWS - 1) * 64),
@@ -350,7 +352,7 @@ static void test_bits_overlapping(void)
     give(mark);
 }
 
-/* --- products with tables -------------------------------------------------------------------------- */
+/* --- products with tables ------------------------------------------------------------------------------- */
 
 enum {
     INTEGERS, /* small enough that float sums are exact */
@@ -586,7 +588,7 @@ static void test_f64(int32_t n, int32_t outputs, int kind)
     give(mark);
 }
 
-/* --- float weights --------------------------------------------------------------------------------- */
+/* --- float weights -------------------------------------------------------------------------------------- */
 
 static void test_dense(int32_t n, int32_t count, size_t ld, int kind)
 {
@@ -619,7 +621,7 @@ static void test_dense(int32_t n, int32_t count, size_t ld, int kind)
     give(mark);
 }
 
-/* --- finish ---------------------------------------------------------------------------------------- */
+/* --- finish --------------------------------------------------------------------------------------------- */
 
 /* What becomes of one sum, as bnn.h says it; of channel c. */
 static double finished(const bnn_finish *f, double sum, const float *row_scale, int32_t c)
@@ -812,7 +814,7 @@ static void test_finish_integers(int32_t first, int32_t count, int kind)
     give(mark);
 }
 
-/* --- the rest -------------------------------------------------------------------------------------- */
+/* --- the rest ------------------------------------------------------------------------------------------- */
 
 static float *random_floats(size_t n, int special, size_t offset)
 {
@@ -989,6 +991,7 @@ static void test_to_planes(int32_t channels, int32_t places, size_t plane)
 static void test_bits_at(void)
 {
     enum { N = 200 };
+
     const int mark = n_blocks;
     int32_t n, at, bits, i;
     name = "kernels.h";
@@ -1026,7 +1029,7 @@ static void test_tables(void)
     CHECK(bnn_kernels_named("no such kernels") == NULL, "kernels of no name");
 }
 
-/* --- all of it ------------------------------------------------------------------------------------- */
+/* --- all of it ------------------------------------------------------------------------------------------ */
 
 /* Each pair of sizes. */
 #define EACH(a, b)                                                                                           \
