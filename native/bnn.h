@@ -8,13 +8,16 @@
        void *arena = ... bytes, aligned to BNN_ALIGNMENT ...;
        bnn_run(&plan, input, output, rows, arena);
 
-   `rows` samples are computed at once. To share the work, several threads each call
+   `rows` samples are computed at once. To share the work, several threads each take one part of
 
-       for (step = 0; step < plan.n_nodes; step++) { bnn_run_part(&plan, &run, step, part, parts); barrier();
-   }
+       batch = bnn_batch_of(&plan, input, output, rows, parts, arena);
+       for (step = 0; step < plan.n_nodes; step++) {
+           bnn_run_part(&plan, &batch, step, part);
+           barrier();
+       }
 
-   with the same batch and different parts: the result is the same for any number of them. Everything here is
-   re-entrant; a plan is only read once it is made, so any number of arenas may be run over it.
+   and the result is the same for any number of parts. Everything here is re-entrant; a plan is only read once
+   it is made, so any number of arenas may be run over it.
 
    Weights. Bit 1 means -1; a row of n signs is ceil(n / 64) little-endian uint64, its padding 0. An
    instruction set wants them in an order of its own, which `bnn_prepare` makes of rows.

@@ -1,4 +1,4 @@
-"""Binary neural networks: trained in PyTorch, packed to one bit a weight, run from numpy alone.
+"""Binary neural networks: trained in PyTorch, packed to one bit a weight, run on one-bit kernels.
 
     bnn.binarize(model)                    # weights become ±1
     bnn.clip_latent_weights(optimizer, model)
