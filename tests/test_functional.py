@@ -134,15 +134,49 @@ def test_latent_weights_beyond_1_are_certain(dtype: torch.dtype) -> None:
         assert stochastic_sign(-high, generator).eq(-1).all()
 
 
-def test_the_smallest_random_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the random number is -1, its least, a latent weight of -1 still gives -1, and the next one +1."""
-    monkeypatch.setattr(Tensor, "uniform_", lambda self, low, high, generator=None: self.fill_(low))
-    x = torch.tensor([-1.0, math.nextafter(-1.0, 0.0)], dtype=torch.float64)
-    assert stochastic_sign(x).tolist() == [-1.0, 1.0]
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_random_byte(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the 256 bytes as many give +1 as the hard sigmoid says, rounded; lower ones before higher."""
+    x = torch.linspace(-1.01, 1.01, 1001).to(dtype)
+    every_byte = torch.arange(256, dtype=torch.uint8).repeat(len(x), 1)
+    monkeypatch.setattr("bnn.functional._random_bytes", lambda like, generator: every_byte)
+    signs = stochastic_sign(x[:, None].expand(-1, 256))
+    count = signs.eq(1).sum(1)
+    assert torch.equal(count, (256 * hard_sigmoid(x.double()) + 0.5).floor().long())
+    assert signs.sort(dim=1, descending=True).values.equal(signs)
+
+
+def test_each_byte_of_a_word_is_fair() -> None:
+    """At every position in the words drawn, +1 comes with its probability: no bit of a word is always 0."""
+    # Binomial counts as below, of 2 million each: 5 deviations are at most 0.18 %, less than 2^-8.
+    n = 2_000_000
+    for x in (-0.75, 0.0, 0.5):
+        sample = stochastic_sign(torch.full((n, 8), x), torch.Generator().manual_seed(3))
+        share = sample.eq(1).double().mean(0)
+        assert (share - (x + 1) / 2).abs().max() <= 5 * math.sqrt(0.25 / n)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("x", [-0.9921875, -0.5, 0.0, 0.25, 0.99609375])
+@pytest.mark.parametrize("function", [sign, stochastic_sign])
+def test_another_dtype(function, dtype: torch.dtype) -> None:
+    """With `dtype` the same signs come in it, straight from float32, whatever is not a number included."""
+    x = torch.cat([awkward(torch.float32), torch.linspace(-1, 1, 1000)])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = function(x)
+        torch.manual_seed(0)
+        other = function(x, dtype=dtype)
+    assert other.dtype == dtype
+    assert torch.equal(other.float(), plain)
+
+
+def test_sign_of_nan_in_another_dtype() -> None:
+    """-1, as in its own."""
+    assert sign(torch.tensor([math.nan, -math.nan]), dtype=torch.bfloat16).tolist() == [-1.0, -1.0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("x", [-0.9921875, -0.5, 0.0, 0.25, 0.9921875])
 def test_frequency_is_the_hard_sigmoid(dtype: torch.dtype, x: float) -> None:
     """+1 comes with probability (x + 1) / 2, and every sample is ±1."""
     # The number of +1 among n is binomial with deviation s = sqrt(n p (1 - p)) <= sqrt(n) / 2. By Bernstein's

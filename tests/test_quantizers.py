@@ -167,3 +167,46 @@ def test_quantizers_binarize_activations() -> None:
     net(torch.randn(5, 4) / 4).sum().backward()
     assert seen[0].abs().eq(1).all()
     assert net[0].weight.grad.abs().sum() > 0
+
+
+# --- autocast ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quantizer", [Sign, StochasticSign])
+def test_under_autocast_signs_are_made_in_its_dtype(quantizer: type[nn.Module]) -> None:
+    """A binarized weight is bfloat16 there, float32 outside; latent weight and gradient are float32."""
+    layer = binarize(nn.Linear(8, 4), quantizer)
+    seen: list[torch.dtype] = []
+    layer.register_forward_hook(lambda module, inputs, output: seen.append(module.weight.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layer(torch.randn(3, 8))
+    assert (seen, y.dtype) == ([torch.bfloat16], torch.bfloat16)
+    assert layer.weight.dtype == torch.float32  # nothing leaks out of autocast
+    y.sum().backward()
+    latent = layer.parametrizations.weight.original
+    assert latent.dtype == latent.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_autocast_leaves_other_dtypes_alone(dtype: torch.dtype) -> None:
+    """Only float32 is cast, as autocast itself does."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert Sign()(torch.randn(3, dtype=dtype)).dtype == dtype
+
+
+def test_gradients_under_autocast_are_those_of_a_float_layer() -> None:
+    """A layer with ±1 weights gives, bit for bit, what a float layer of the same values gives in bfloat16."""
+    torch.manual_seed(0)
+    binary = binarize(nn.Linear(64, 32))
+    twin = nn.Linear(64, 32)
+    twin.weight.data, twin.bias.data = binary.weight.detach().clone(), binary.bias.detach().clone()
+    x = torch.randn(16, 64)
+    outputs, gradients = [], []
+    for layer, weight in ((binary, binary.parametrizations.weight.original), (twin, twin.weight)):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = layer(x)
+        y.float().square().sum().backward()
+        outputs.append(y)
+        gradients.append(weight.grad)
+    assert torch.equal(*outputs)
+    assert torch.equal(*gradients)

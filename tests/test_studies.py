@@ -67,7 +67,7 @@ def test_table_and_report(tmp_path: Path) -> None:
     report = (tmp_path / "out" / "report.md").read_text()
     for text in (
         "# A tiny study",
-        "A reduced run: digits, 3 epochs.",
+        "A reduced run: digits, 3 epochs, width 1.",
         "digits, 2 seeds; mean ± standard deviation. Weights at test time: none.",
         "bnn study tiny --data digits --seeds 2 --epochs 3 --width 1",
         "There are 2 variants.",

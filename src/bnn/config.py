@@ -32,6 +32,9 @@ class TrainConfig:
 
     data: str = _option("mnist", "data set: digits, mnist, cifar10, svhn, or a folder of images by class")
     validation: int = _option(10_000, "the last so many training samples are kept for validation")
+    augment: Literal["none", "crop-flip"] = _option(
+        "none", "of each training image: crop-flip shifts by up to 4 pixels and mirrors every other one"
+    )
 
     model: str = _option("binaryconnect_mlp", "architecture: a function of bnn.models")
     width: int = _option(1024, "units of a hidden layer, or channels of the first convolution")

@@ -7,6 +7,9 @@ layers. A quantizer of your own is any `nn.Module`, tensor in, tensor out:
         def forward(self, w):
             scale = w.abs().mean(dim=tuple(range(1, w.dim())), keepdim=True)
             return scale * identity_ste(w, sign(w))
+
+Under `torch.autocast` the quantizers here give ±1 in autocast's dtype straight away, which is exact, instead
+of a float32 tensor for autocast to convert.
 """
 
 import torch
@@ -15,6 +18,13 @@ from torch import Tensor, nn
 from bnn.functional import StraightThrough, identity_ste, sign, stochastic_sign
 
 __all__ = ["Sign", "StochasticSign"]
+
+
+def _result_dtype(x: Tensor) -> torch.dtype:
+    device = x.device.type
+    if x.dtype == torch.float32 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype
 
 
 class Sign(nn.Module):
@@ -30,7 +40,7 @@ class Sign(nn.Module):
         self.ste = ste
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.ste(x, sign(x))
+        return self.ste(x, sign(x, _result_dtype(x)))
 
     def extra_repr(self) -> str:
         return f"ste={getattr(self.ste, '__name__', self.ste)}"
@@ -53,7 +63,8 @@ class StochasticSign(nn.Module):
         self.generator = generator
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.ste(x, stochastic_sign(x, self.generator) if self.training else sign(x))
+        dtype = _result_dtype(x)
+        return self.ste(x, stochastic_sign(x, self.generator, dtype) if self.training else sign(x, dtype))
 
     def extra_repr(self) -> str:
         return f"ste={getattr(self.ste, '__name__', self.ste)}"

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from bnn.config import ConfigError
 from bnn.data import Dataset
 
-__all__ = ["EVALUATION_BATCH", "Samples", "split"]
+__all__ = ["EVALUATION_BATCH", "Samples", "shuffled", "split"]
 
 EVALUATION_BATCH = 1000
+SHIFT = 4
+"""Pixels by which a crop moves an image at most, up, down, left or right."""
 
 
 @dataclass
@@ -28,10 +31,47 @@ class Samples:
         return len(self.images)
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        return (self.images[index].float() / 255 - self.mean) / self.std, self.labels[index]
+        return self._normalised(self.images[index]), self.labels[index]
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return (images.float() / 255 - self.mean) / self.std
 
     def batches(self, size: int = EVALUATION_BATCH) -> Iterator[tuple[Tensor, Tensor]]:
         return (self.batch(slice(start, start + size)) for start in range(0, len(self), size))
+
+
+def shuffled(
+    samples: Samples, size: int, augment: str, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """An epoch of training batches, each of `size`: what does not fill one waits for another epoch.
+
+    Args:
+        samples: to draw from, in random order.
+        size: of a batch.
+        augment: "none", or "crop-flip": each image moves by up to four pixels each way, with black where it
+            left, and every other one is mirrored (the custom for CIFAR-10 since He et al., 2015).
+        generator: on the CPU. All that is random in the epoch is drawn from it at its beginning, so that one
+            copy takes it to the device.
+    """
+    device = samples.images.device
+    order = torch.randperm(len(samples), generator=generator).to(device)
+    steps = len(samples) // size
+    if augment == "none":
+        for step in range(steps):
+            yield samples.batch(order[step * size : (step + 1) * size])
+        return
+    moves = torch.randint(0, 2 * SHIFT + 1, (len(samples), 2), generator=generator).to(device)
+    mirrored = torch.randint(0, 2, (len(samples), 1), generator=generator).bool().to(device)
+    padded = pad(samples.images, (SHIFT,) * 4)
+    height, width = (torch.arange(n, device=device) for n in samples.images.shape[2:])
+    for step in range(steps):
+        part = slice(step * size, (step + 1) * size)
+        index = order[part]
+        rows = moves[part, :1] + height
+        columns = moves[part, 1:] + torch.where(mirrored[part], width.flip(0), width)
+        # Indices first, then the channels: the images come out with channels last.
+        images = padded[index[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+        yield samples._normalised(images.permute(0, 3, 1, 2)), samples.labels[index]
 
 
 def split(

@@ -62,11 +62,13 @@ def run_study(options: argparse.Namespace) -> int:
     from bnn.studies.study import conduct, markdown
 
     asked = {name: getattr(options, name) for name in ("seeds", "epochs", "width")}
-    settings = study.options(options.data, options.data_dir, **asked)
+    settings = study.options(options.data, options.data_dir, options.device, **asked)
     out = Path(options.out or Path("studies") / f"{options.name}-{options.data}")
 
     def on_cell(variant: str, seed: int) -> None:
         print(f"{variant}, seed {seed}", file=sys.stderr, flush=True)
 
+    if study.long and options.data != "digits":
+        print(f"a long study: {study.long}", file=sys.stderr)
     print(f"{study.title}\n\n{markdown(conduct(study, settings, out, on_cell))}\n\nin {out}: report.md")
     return 0

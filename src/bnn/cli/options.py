@@ -128,6 +128,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     for name, text in (("seeds", "runs of each variant"), ("epochs", "of training"), ("width", "of layers")):
         experiment.add_argument(f"--{name}", type=int, metavar="N", help=f"{text} (default: the study's)")
+    experiment.add_argument("--device", default="cpu", metavar="NAME", help="to train on (default: cpu)")
     return parser
 
 

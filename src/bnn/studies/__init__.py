@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMES", "find"]
 
-NAMES = ("from-scratch", "activations", "baseline", "test-time")
+NAMES = ("from-scratch", "activations", "baseline", "test-time", "regularizer")
 """Every study. Each is the STUDY of a module of that name."""
 
 

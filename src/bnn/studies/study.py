@@ -6,7 +6,7 @@ report.md. Whoever runs it again, after Ctrl-C or with more seeds, pays for the 
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ class Options:
         data: "mnist", "digits" or "cifar10".
         seeds: of each variant, from 0 on.
         epochs, width: of training, and of hidden layers or channels.
-        data_dir: see `bnn.data.load_dataset`; no part of what was asked.
+        data_dir: see `bnn.data.load_dataset`; like the device, no part of what was asked.
+        device: to train on.
     """
 
     data: str
@@ -37,6 +38,7 @@ class Options:
     epochs: int
     width: int
     data_dir: str | None = None
+    device: str = "cpu"
 
 
 Cells = Mapping[str, Sequence[dict[str, Any]]]
@@ -57,6 +59,8 @@ class Study:
         conclude: (summary table, cells) to sentences for the report.
         weights: which weights are tested.
         note: what else must be said of the data, such as where test figures appear.
+        full: settings below which a report calls itself reduced, where the default one is no full run.
+        long: what it took, and on what, where that was more than half an hour on two cores.
     """
 
     name: str
@@ -68,8 +72,12 @@ class Study:
     conclude: Callable[[pd.DataFrame, Cells], Sequence[str]]
     weights: str
     note: str = ""
+    full: Mapping[str, Options] = field(default_factory=dict)
+    long: str = ""
 
-    def options(self, data: str, data_dir: str | None = None, **changes: int | None) -> Options:
+    def options(
+        self, data: str, data_dir: str | None = None, device: str = "cpu", **changes: int | None
+    ) -> Options:
         """The setting for a data set, with changes that are not None.
 
         Raises:
@@ -81,7 +89,7 @@ class Study:
         for name, value in given.items():
             if value < 1:
                 raise StudyError(f"--{name} {value}: must be at least 1")
-        return replace(self.settings[data], data_dir=data_dir, **given)  # type: ignore[arg-type]
+        return replace(self.settings[data], data_dir=data_dir, device=device, **given)  # type: ignore[arg-type]
 
 
 def conduct(
@@ -153,7 +161,7 @@ def _number(mean: float, deviation: float) -> str:
 def _claim(study: Study, options: Options, out: Path) -> None:
     """Makes the folder this study's. The number of seeds may change: the others' cells are kept."""
     asked = {"study": study.name} | {
-        name: value for name, value in asdict(options).items() if name not in ("seeds", "data_dir")
+        name: value for name, value in asdict(options).items() if name not in ("seeds", "data_dir", "device")
     }
     marker = out / "study.json"
     if marker.exists():
@@ -176,15 +184,16 @@ def _report(
     command = f"bnn study {study.name} --data {options.data} --seeds {options.seeds}"
     command += f" --epochs {options.epochs} --width {options.width}"
     lines = [f"# {study.title}", ""]
-    default = study.settings["mnist"]
-    if options.epochs < default.epochs or options.data == "digits":
-        lines += [f"A reduced run: {options.data}, {options.epochs} epochs.", ""]
+    full = study.full.get(options.data, study.settings[options.data])
+    if options.data == "digits" or options.epochs < full.epochs or options.width < full.width:
+        lines += [f"A reduced run: {options.data}, {options.epochs} epochs, width {options.width}.", ""]
     lines += [
         f"{options.data}, {options.seeds} seeds; mean ± standard deviation. Weights at test time: "
         f"{study.weights}. {study.note}".rstrip(),
         "",
         f"    {command}",
         "",
+        *([f"A long study: {study.long}.", ""] if study.long and options.data != "digits" else []),
         markdown(summary),
         "",
         *(f"- **{variant}**: {text}" for variant, text in study.variants.items()),
