@@ -8,10 +8,16 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#ifndef _WIN32
+#include <dlfcn.h>
+#endif
+
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <new>
 #include <stdexcept>
@@ -19,6 +25,7 @@
 #include <vector>
 
 #include "bnn.h"
+#include "latent.h"
 #include "peak.h"
 #include "threads.hpp"
 
@@ -280,6 +287,76 @@ std::vector<std::string> instruction_sets()
     return names;
 }
 
+// Calls task(part) for every part. In the OpenMP threads that PyTorch has, where it has them: they spin
+// between its operations, and threads of our own would have to wait for their cores.
+void share(int parts, int threads, const std::function<void(int)> &task)
+{
+    struct Shared {
+        const std::function<void(int)> &task;
+        int parts;
+        std::atomic<int> next;
+    } shared{task, parts, {0}};
+
+    const auto work = [](void *p) {
+        auto &s = *static_cast<Shared *>(p);
+        for (int part; (part = s.next++) < s.parts;) s.task(part);
+    };
+#ifndef _WIN32
+    using Parallel = void (*)(void (*)(void *), void *, unsigned, unsigned);
+    static const auto openmp = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+    if (openmp && parts > 1 && threads > 1) {
+        openmp(work, &shared, static_cast<unsigned>(std::min(parts, threads)), 0);
+        return;
+    }
+#else
+    static_cast<void>(threads);
+#endif
+    work(&shared);
+}
+
+using Latent = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Signs = nb::ndarray<nb::c_contig, nb::device::cpu>; // float32, or uint16: bfloat16's bits
+
+// Calls pass(x, n, first word, out) on pieces of x, out being typed.
+template <typename Pass> void over_latent(const Latent &x, const Signs &out, int threads, const Pass &pass)
+{
+    constexpr std::size_t piece = 1 << 16;
+    const bool bf16 = out.dtype() == nb::dtype<std::uint16_t>();
+    if ((!bf16 && out.dtype() != nb::dtype<float>()) || out.size() != x.size())
+        throw std::invalid_argument("the result must be float32 or uint16, and of the size of x");
+    const float *from = x.data();
+    const std::size_t n = x.size();
+    void *to = out.data();
+    nb::gil_scoped_release release;
+    share(static_cast<int>((n + piece - 1) / piece), threads, [&](int part) {
+        const std::size_t at = piece * static_cast<std::size_t>(part), here = std::min(piece, n - at);
+        if (bf16)
+            pass(from + at, here, at / BNN_DRAWN_AT_ONCE, static_cast<std::uint16_t *>(to) + at);
+        else
+            pass(from + at, here, at / BNN_DRAWN_AT_ONCE, static_cast<float *>(to) + at);
+    });
+}
+
+void latent_signs(const Latent &x, const Signs &out, int threads)
+{
+    over_latent(x, out, threads, [](const float *from, std::size_t n, std::uint64_t, auto *to) {
+        if constexpr (sizeof *to == sizeof(float))
+            bnn_latent_signs_f32(from, n, to);
+        else
+            bnn_latent_signs_bf16(from, n, to);
+    });
+}
+
+void latent_draws(const Latent &x, const Signs &out, std::uint64_t seed, int threads)
+{
+    over_latent(x, out, threads, [seed](const float *from, std::size_t n, std::uint64_t first, auto *to) {
+        if constexpr (sizeof *to == sizeof(float))
+            bnn_latent_draws_f32(from, n, seed, first, to);
+        else
+            bnn_latent_draws_bf16(from, n, seed, first, to);
+    });
+}
+
 } // namespace
 
 NB_MODULE(_native, m)
@@ -293,6 +370,10 @@ NB_MODULE(_native, m)
         .def_prop_ro("isa", &Plan::isa);
     m.def("instruction_sets", &instruction_sets,
           "Names of the kernels that this processor can run, slowest first.");
+    m.def("latent_signs", &latent_signs, nb::arg("x"), nb::arg("out"), nb::arg("threads"),
+          "Signs of float32, into float32 or the bits of bfloat16; see native/latent.h.");
+    m.def("latent_draws", &latent_draws, nb::arg("x"), nb::arg("out"), nb::arg("seed"), nb::arg("threads"),
+          "Random signs with the hard sigmoid's probabilities; see native/latent.h.");
     m.def(
         "peak",
         [](const std::string &what, double seconds) {

@@ -1,6 +1,8 @@
 """What the pages in docs/ show works as it stands."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,35 @@ def test_links(page: Path) -> None:
     named = re.findall(r"`((?:native|tests|examples|benchmarks)/[\w./*-]+)", text)
     root = DOCS.parent
     assert [name for name in named if not list(root.glob(name))] == []
+
+
+def test_concepts() -> None:
+    """What the page claims of the mathematics holds."""
+    names: dict[str, Any] = {}
+    with torch.random.fork_rng():
+        for code in blocks("concepts.md"):
+            exec(code, names)
+    assert len(blocks("concepts.md")) == 4
+
+
+def test_figures_of_concepts(tmp_path: Path) -> None:
+    """The program that draws the page's figures draws those that it shows."""
+    subprocess.run([sys.executable, DOCS / "figures.py", tmp_path], check=True)
+    shown = re.findall(r"\]\(([\w-]+\.png)\)", (DOCS / "concepts.md").read_text(encoding="utf-8"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(shown)
+
+
+def test_quick_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From stock layers to a packed file that is as good as the page says."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    with torch.random.fork_rng():
+        for code in blocks("quick-start.md"):
+            exec(code, names)
+    (accuracy,) = re.findall(r"test accuracy ([\d.]+) %", capsys.readouterr().out)
+    assert float(accuracy) > 80
 
 
 def test_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
+from bnn import functional
 from bnn.functional import clipped_ste, hard_sigmoid, identity_ste, sign, stochastic_sign, tanh_ste
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -139,7 +140,7 @@ def test_every_random_byte(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) 
     """Of the 256 bytes as many give +1 as the hard sigmoid says, rounded; lower ones before higher."""
     x = torch.linspace(-1.01, 1.01, 1001).to(dtype)
     every_byte = torch.arange(256, dtype=torch.uint8).repeat(len(x), 1)
-    monkeypatch.setattr("bnn.functional._random_bytes", lambda like, generator: every_byte)
+    monkeypatch.setattr("bnn.functional._random_bytes", lambda seed, shape: every_byte)
     signs = stochastic_sign(x[:, None].expand(-1, 256))
     count = signs.eq(1).sum(1)
     assert torch.equal(count, (256 * hard_sigmoid(x.double()) + 0.5).floor().long())
@@ -168,6 +169,58 @@ def test_another_dtype(function, dtype: torch.dtype) -> None:
         other = function(x, dtype=dtype)
     assert other.dtype == dtype
     assert torch.equal(other.float(), plain)
+
+
+SIZES = [0, 1, 7, 8, 255, 256, 257, 65_535, 65_536, 65_537, 200_003]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n", SIZES)
+def test_compiled_passes_are_the_plain_ones(
+    n: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled or by PyTorch's operations, a seed gives the same signs; so does any number of threads."""
+    x = torch.linspace(-1.1, 1.1, n) if n > 1 else torch.full((n,), -0.0)
+    if n > 100:
+        x[:6] = torch.tensor([math.nan, -math.nan, math.inf, -math.inf, 1e-45, -1e-45])
+
+    def both(threads: int) -> list[Tensor]:
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        drawn = stochastic_sign(x, torch.Generator().manual_seed(n), dtype)
+        return [sign(x, dtype), drawn]
+
+    compiled = [both(threads) for threads in (1, 2, 5)]
+    monkeypatch.setattr("bnn.functional._compiled", lambda *args: None)
+    for found in compiled:
+        assert all(torch.equal(*pair) for pair in zip(found, both(1), strict=True))
+
+
+def test_compiled_passes_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For float32 in a CPU's memory; not for what has none of its own there, or lies in another order."""
+    used: list[bool] = []
+    plain = functional._compiled
+
+    def watched(*args):
+        result = plain(*args)
+        used.append(result is not None)
+        return result
+
+    monkeypatch.setattr(functional, "_compiled", watched)
+    x = torch.randn(4, 6)
+    sign(x), sign(nn.Parameter(x)), stochastic_sign(x), sign(x, torch.bfloat16)
+    assert used == [True] * 4
+    sign(x.t()), sign(x.double()), sign(x, torch.float16), sign(x.to("meta"))
+    torch.func.vmap(sign)(x)
+    torch.func.vmap(stochastic_sign, randomness="different")(x)
+    assert used[4:] == [False] * 6
+
+
+def test_vmap_draws_as_it_is_told() -> None:
+    """Under `torch.func.vmap` samples differ from row to row, or are the same, by its `randomness`."""
+    x = torch.zeros(3, 64)
+    rows = torch.func.vmap(stochastic_sign, randomness="different")(x)
+    assert len(rows.unique(dim=0)) == 3
+    assert len(torch.func.vmap(stochastic_sign, randomness="same")(x).unique(dim=0)) == 1
 
 
 def test_sign_of_nan_in_another_dtype() -> None:

@@ -84,7 +84,7 @@ def test_copies_are_independent(make, prepare) -> None:
 
 
 def test_autocast_leaks_nothing() -> None:
-    """Under autocast the layer computes in bfloat16; weights, gradients and later forwards stay float32."""
+    """Under autocast weights and sums are bfloat16; latent weights, gradients, what follows are float32."""
     net = binarize(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), StochasticSign)
     x = torch.ones(2, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -92,9 +92,26 @@ def test_autocast_leaks_nothing() -> None:
         inside = net[0].weight
     assert y.dtype == torch.bfloat16
     y.float().sum().backward()
-    assert inside.dtype == net[0].weight.dtype == torch.float32
+    assert (inside.dtype, net[0].weight.dtype) == (torch.bfloat16, torch.float32)
     assert all(p.grad.dtype == torch.float32 for p in latent_parameters(net))
     assert net(x).dtype == torch.float32
+
+
+def test_a_part_that_autocast_leaves_out() -> None:
+    """Tied weights, read under autocast and then outside of it in one forward, are one sample."""
+
+    class HalfCast(Tied):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                first = self.a(x)
+            with torch.autocast("cpu", enabled=False):
+                second = self.b(x)
+            assert (first.dtype, second.dtype) == (torch.bfloat16, torch.float32)
+            return first - second
+
+    net = binarize(HalfCast(), StochasticSign)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not net(torch.eye(8)).any()
 
 
 def compiled_is_eager(backend: str) -> None:

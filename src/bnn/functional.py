@@ -15,6 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from bnn.runtime import _native
+
 __all__ = [
     "StraightThrough",
     "clipped_ste",
@@ -44,13 +46,12 @@ def sign(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         x: any floating-point tensor.
         dtype: of the result, made without a detour; None is x's. ±1 is exact in all of them.
     """
-    dtype = dtype or x.dtype
+    x, dtype = x.detach(), dtype or x.dtype
     if torch.compiler.is_compiling():  # one operation once fused; `pack` finds it in an exported graph
         return torch.where(x >= 0, 1.0, -1.0).to(dtype)
-    # The same; eager `where` with scalars takes 15 times as long.
-    if dtype == x.dtype:
-        return x.clone().ge_(0).mul_(2).sub_(1)
-    return x.ge(0).view(torch.int8).mul_(2).sub_(1).to(dtype)
+    if (out := _compiled(_native.latent_signs, x, dtype)) is not None:
+        return out
+    return (x >= 0).to(dtype).mul_(2).sub_(1)  # the same; eager `where` with scalars takes far longer
 
 
 def stochastic_sign(
@@ -60,25 +61,50 @@ def stochastic_sign(
 
     The probability is rounded to a multiple of 1/256, as one random byte decides each sign: a float for each
     would take longer to draw than the signs to multiply. It is exact at -1, 0 and 1, and the expected
-    value is clip(x, -1, 1) to within 1/256.
+    value is clip(x, -1, 1) to within 1/256. The bytes are SplitMix64's (Steele, Lea, Flood, 2014), from a
+    seed that the generator gives.
 
     Args:
         x: any floating-point tensor.
         generator: of the random numbers, on x's device; None is PyTorch's global one.
         dtype: of the result; None is x's.
     """
-    # +1 where the byte lies below 256 hard_sigmoid(x) = 128 x + 128, rounded to the nearest; in integers of
-    # one size, which compare ten times as fast as floats or a mixture.
-    threshold = torch.add(128.5, x.float(), alpha=128).clamp_(0, 256).to(torch.int16)
-    below = _random_bytes(x, generator).to(torch.int16).lt_(threshold)
-    return below.mul_(2).sub_(1).to(dtype or x.dtype)
+    x, dtype = x.detach(), dtype or x.dtype
+    seed = torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device=x.device)
+    compiling = torch.compiler.is_compiling()
+    if not compiling and (out := _compiled(_native.latent_draws, x, dtype, seed)) is not None:
+        return out
+    # +1 where the byte lies below 256 hard_sigmoid(x) = 128 x + 128, rounded to the nearest.
+    threshold = torch.add(128.5, x.float(), alpha=128).clamp(0, 256).to(torch.int16)
+    return (_random_bytes(seed, x.shape) < threshold).to(dtype).mul_(2).sub_(1)
 
 
-def _random_bytes(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """uint8, uniform in 0..255, of a tensor's shape: each word of eight bytes is drawn at once."""
-    words = torch.empty(-(-like.numel() // 8), dtype=torch.int64, device=like.device)
-    words.random_(-(2**63), None, generator=generator)  # all 64 bits: plain `random_` leaves the sign bit 0
-    return words.view(torch.uint8)[: like.numel()].view(like.shape)
+def _random_bytes(seed: Tensor, shape: torch.Size) -> Tensor:
+    """uint8, uniform in 0..255: the bytes of SplitMix64's words, as native/latent.c has them."""
+    words = torch.arange(1, -(-shape.numel() // 8) + 1, device=seed.device)
+    z = words * -0x61C8864680B583EB + seed
+    z = (z ^ (z >> 30 & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47  # masked: a shift of signed words drags the sign
+    z = (z ^ (z >> 27 & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+    z = z ^ (z >> 31 & 0x1FFFFFFFF)
+    return z.view(torch.uint8)[: shape.numel()].view(shape)
+
+
+_BITS = {torch.float32: torch.float32, torch.bfloat16: torch.uint16}
+
+
+def _compiled(function: Callable[..., None], x: Tensor, dtype: torch.dtype, *seed: Tensor) -> Tensor | None:
+    """What a compiled pass makes of x, if that is float32 in a CPU's memory; else None."""
+    plain = type(x) in (Tensor, torch.nn.Parameter) and x.device.type == "cpu" and x.dtype == torch.float32
+    if not plain or dtype not in _BITS or not x.is_contiguous() or torch._C._get_tracing_state():
+        return None
+    try:
+        entries = x.numpy()
+    except RuntimeError:  # under `torch.func`, whose tensors have no memory of their own
+        return None
+    out = torch.empty_like(x, dtype=dtype)
+    seeds = [int(s) & (2**64 - 1) for s in seed]
+    function(entries, out.view(_BITS[dtype]).numpy(), *seeds, threads=torch.get_num_threads())
+    return out
 
 
 def identity_ste(x: Tensor, value: Tensor) -> Tensor:

@@ -36,7 +36,9 @@ class Binarized(nn.Module):
             if self._sample is None:
                 with torch.inference_mode(False), torch.enable_grad():
                     self._sample = self.quantizer(latent)
-            return self._sample if torch.is_grad_enabled() else self._sample.detach()
+            sample = self._sample if torch.is_grad_enabled() else self._sample.detach()
+            # A sample made under autocast has its dtype, which must not leak into what autocast leaves out.
+            return sample if torch.is_autocast_enabled(latent.device.type) else sample.to(latent.dtype)
         self.check_untouched()
         value: Tensor = self.quantizer(latent)
         if not torch.compiler.is_compiling() and not value.is_inference():
