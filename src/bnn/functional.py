@@ -109,17 +109,22 @@ def _compiled(function: Callable[..., None], x: Tensor, dtype: torch.dtype, *see
 
 def identity_ste(x: Tensor, value: Tensor) -> Tensor:
     """`value` forward; backward, the gradient goes to x unchanged: d/dx = 1 (BinaryConnect, algorithm 1)."""
-    return _IdentitySTE.apply(x, value)  # type: ignore[no-untyped-call]
+    return _IdentitySTE.apply(x, value.clone())  # type: ignore[no-untyped-call]
 
 
 def clipped_ste(x: Tensor, value: Tensor) -> Tensor:
     """`value` forward; backward, the gradient passes where |x| <= 1 and is 0 elsewhere (BinaryNet, eq. 4)."""
-    return _ClippedSTE.apply(x, value)  # type: ignore[no-untyped-call]
+    return _ClippedSTE.apply(x, value.clone())  # type: ignore[no-untyped-call]
 
 
 def tanh_ste(x: Tensor, value: Tensor) -> Tensor:
     """`value` forward; backward, the gradient is that of tanh: times 1 - tanh(x)^2."""
-    return _TanhSTE.apply(x, value)  # type: ignore[no-untyped-call]
+    return _TanhSTE.apply(x, value.clone())  # type: ignore[no-untyped-call]
+
+
+def without_copy(ste: StraightThrough) -> StraightThrough:
+    """The estimator for a value that nobody else holds: the result takes its memory instead of a copy."""
+    return _WITHOUT_COPY.get(id(ste), ste)
 
 
 class _IdentitySTE(torch.autograd.Function):
@@ -128,7 +133,7 @@ class _IdentitySTE(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, value: Tensor) -> Tensor:
-        return value.clone()
+        return value.detach()
 
     @staticmethod
     def setup_context(ctx: object, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -144,7 +149,7 @@ class _ClippedSTE(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, value: Tensor) -> Tensor:
-        return value.clone()
+        return value.detach()
 
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # type: ignore[no-untyped-def]
@@ -161,7 +166,7 @@ class _TanhSTE(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, value: Tensor) -> Tensor:
-        return value.clone()
+        return value.detach()
 
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # type: ignore[no-untyped-def]
@@ -171,3 +176,10 @@ class _TanhSTE(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         (x,) = ctx.saved_tensors
         return gradient * (1 - x.tanh() ** 2), None
+
+
+_WITHOUT_COPY: dict[int, StraightThrough] = {
+    id(identity_ste): _IdentitySTE.apply,
+    id(clipped_ste): _ClippedSTE.apply,
+    id(tanh_ste): _TanhSTE.apply,
+}

@@ -15,7 +15,7 @@ of a float32 tensor for autocast to convert.
 import torch
 from torch import Tensor, nn
 
-from bnn.functional import StraightThrough, identity_ste, sign, stochastic_sign
+from bnn.functional import StraightThrough, identity_ste, sign, stochastic_sign, without_copy
 
 __all__ = ["Sign", "StochasticSign"]
 
@@ -40,7 +40,7 @@ class Sign(nn.Module):
         self.ste = ste
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.ste(x, sign(x, _result_dtype(x)))
+        return without_copy(self.ste)(x, sign(x, _result_dtype(x)))
 
     def extra_repr(self) -> str:
         return f"ste={getattr(self.ste, '__name__', self.ste)}"
@@ -64,7 +64,8 @@ class StochasticSign(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = _result_dtype(x)
-        return self.ste(x, stochastic_sign(x, self.generator, dtype) if self.training else sign(x, dtype))
+        value = stochastic_sign(x, self.generator, dtype) if self.training else sign(x, dtype)
+        return without_copy(self.ste)(x, value)
 
     def extra_repr(self) -> str:
         return f"ste={getattr(self.ste, '__name__', self.ste)}"
