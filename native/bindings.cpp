@@ -317,6 +317,16 @@ void share(int parts, int threads, const std::function<void(int)> &task)
 using Latent = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Signs = nb::ndarray<nb::c_contig, nb::device::cpu>; // float32, or uint16: bfloat16's bits
 
+const bnn_latent &best_passes()
+{
+    static const bnn_latent *best = [] {
+        const bnn_latent *found = bnn_latent_at(0);
+        for (int i = 1; const bnn_latent *better = bnn_latent_at(i); i++) found = better;
+        return found;
+    }();
+    return *best;
+}
+
 // Calls pass(x, n, first word, out) on pieces of x, out being typed.
 template <typename Pass> void over_latent(const Latent &x, const Signs &out, int threads, const Pass &pass)
 {
@@ -341,9 +351,9 @@ void latent_signs(const Latent &x, const Signs &out, int threads)
 {
     over_latent(x, out, threads, [](const float *from, std::size_t n, std::uint64_t, auto *to) {
         if constexpr (sizeof *to == sizeof(float))
-            bnn_latent_signs_f32(from, n, to);
+            best_passes().signs_f32(from, n, to);
         else
-            bnn_latent_signs_bf16(from, n, to);
+            best_passes().signs_bf16(from, n, to);
     });
 }
 
@@ -351,9 +361,9 @@ void latent_draws(const Latent &x, const Signs &out, std::uint64_t seed, int thr
 {
     over_latent(x, out, threads, [seed](const float *from, std::size_t n, std::uint64_t first, auto *to) {
         if constexpr (sizeof *to == sizeof(float))
-            bnn_latent_draws_f32(from, n, seed, first, to);
+            best_passes().draws_f32(from, n, seed, first, to);
         else
-            bnn_latent_draws_bf16(from, n, seed, first, to);
+            best_passes().draws_bf16(from, n, seed, first, to);
     });
 }
 

@@ -77,31 +77,40 @@ INLINE int32_t threshold(float x)
 DRAWS(draws_bf16, uint16_t, ONE_BF16, MINUS_BF16)
 DRAWS(draws_f32, float, 1.0f, -1.0f)
 
-/* Each pass for a target, and the choice among them. */
+/* The table of a target: each loop again, compiled for it. */
+#define TABLE(ISA, TARGET)                                                                                   \
+    TARGET static void signs_bf16_##ISA(const float *x, size_t n, uint16_t *out) { signs_bf16(x, n, out); }  \
+    TARGET static void signs_f32_##ISA(const float *x, size_t n, float *out) { signs_f32(x, n, out); }       \
+    TARGET static void draws_bf16_##ISA(const float *x, size_t n, uint64_t seed, uint64_t first,             \
+                                        uint16_t *out)                                                       \
+    {                                                                                                        \
+        draws_bf16(x, n, seed, first, out);                                                                  \
+    }                                                                                                        \
+    TARGET static void draws_f32_##ISA(const float *x, size_t n, uint64_t seed, uint64_t first, float *out)  \
+    {                                                                                                        \
+        draws_f32(x, n, seed, first, out);                                                                   \
+    }                                                                                                        \
+    static const bnn_latent ISA = {#ISA, signs_bf16_##ISA, signs_f32_##ISA, draws_bf16_##ISA,                \
+                                   draws_f32_##ISA};
+
+TABLE(plain, )
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-#define AVX2 __attribute__((target("avx2")))
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
-#define PASS(PARAMETERS, NAME, ...)                                                                          \
-    AVX2 static void NAME##_avx2 PARAMETERS { NAME(__VA_ARGS__); }                                           \
-    AVX512 static void NAME##_avx512 PARAMETERS { NAME(__VA_ARGS__); }                                       \
-    void bnn_latent_##NAME PARAMETERS                                                                        \
-    {                                                                                                        \
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&                       \
-            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))                        \
-            NAME##_avx512(__VA_ARGS__);                                                                      \
-        else if (__builtin_cpu_supports("avx2"))                                                             \
-            NAME##_avx2(__VA_ARGS__);                                                                        \
-        else                                                                                                 \
-            NAME(__VA_ARGS__);                                                                               \
-    }
-#else
-#define PASS(PARAMETERS, NAME, ...)                                                                          \
-    void bnn_latent_##NAME PARAMETERS { NAME(__VA_ARGS__); }
-#endif
 
-PASS((const float *x, size_t n, uint16_t *out), signs_bf16, x, n, out)
-PASS((const float *x, size_t n, float *out), signs_f32, x, n, out)
-PASS((const float *x, size_t n, uint64_t seed, uint64_t first, uint16_t *out), draws_bf16, x, n, seed, first,
-     out)
-PASS((const float *x, size_t n, uint64_t seed, uint64_t first, float *out), draws_f32, x, n, seed, first, out)
+TABLE(avx2, __attribute__((target("avx2"))))
+TABLE(avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"))))
+
+const bnn_latent *bnn_latent_at(int i)
+{
+    const int wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (i == 0) return &plain;
+    if (i == 1 && __builtin_cpu_supports("avx2")) return &avx2;
+    return i == 2 && wide ? &avx512 : NULL;
+}
+
+#else
+
+const bnn_latent *bnn_latent_at(int i) { return i == 0 ? &plain : NULL; }
+
+#endif

@@ -66,8 +66,7 @@ def test_table_and_report(tmp_path: Path) -> None:
     assert "| one | 3.8000 ± 0.7071 |" in markdown(summary)
     report = (tmp_path / "out" / "report.md").read_text()
     for text in (
-        "# A tiny study",
-        "A reduced run: digits, 3 epochs, width 1.",
+        "# A tiny study (a reduced run: digits, 3 epochs, width 1)\n",
         "digits, 2 seeds; mean ± standard deviation. Weights at test time: none.",
         "bnn study tiny --data digits --seeds 2 --epochs 3 --width 1",
         "There are 2 variants.",

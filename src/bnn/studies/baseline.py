@@ -15,7 +15,13 @@ from bnn.training import train
 
 __all__ = ["STUDY"]
 
-_SEED: Mapping[str, Any] = {"lr": 1e-3, "schedule": "constant", "batch_size": 256, "loss": "cross_entropy"}
+_SEED: Mapping[str, Any] = {
+    "lr": 1e-3,
+    "schedule": "constant",
+    "batch_size": 256,
+    "loss": "cross_entropy",
+    "precision": "bf16",
+}
 _DECAYED = {**_SEED, "schedule": "cosine"}
 CHANGES: Mapping[str, Mapping[str, Any]] = {
     "baseline": {**_SEED, "weights": "float", "dropout": 0.5},
@@ -36,9 +42,10 @@ def run(variant: str, seed: int, options: Options, folder: Path) -> dict[str, An
     config = TrainConfig(
         data=options.data,
         model="binaryconnect_cnn" if options.data == "cifar10" else "binaryconnect_mlp",
-        validation=300 if options.data == "digits" else 10_000,
+        validation={"digits": 300, "cifar10": 5000}.get(options.data, 10_000),
         width=options.width,
         epochs=options.epochs,
+        device=options.device,
         seed=seed,
         **CHANGES[variant],
     )
@@ -96,5 +103,6 @@ STUDY = Study(
     draw=draw,
     conclude=conclude,
     weights="one bit, as packed; the baseline's are float",
-    note="The test set is read once, with the weights of the last epoch.",
+    full={"cifar10": Options("cifar10", seeds=1, epochs=150, width=128)},
+    note="Products in bfloat16. The test set is read once, with the weights of the last epoch.",
 )

@@ -19,12 +19,13 @@ from bnn.training import LOSSES, evaluate, load_trained, train
 
 __all__ = ["STUDY"]
 
-# Each with the learning rate that gave the best validation accuracy at this budget, of the four tried.
+# Each with the learning rate of the best validation accuracy after 20 epochs, one seed: of 0.0003, 0.001,
+# 0.003 and 0.01 for floats, 0.001 to 0.03 for signs, 0.003 to 0.1 for random signs.
 CHANGES: Mapping[str, Mapping[str, Any]] = {
-    "float": {"weights": "float", "lr": 1e-3},
-    "float, dropout": {"weights": "float", "lr": 1e-3, "dropout": 0.5},
-    "deterministic": {"weights": "deterministic", "lr": 3e-3},
-    "stochastic": {"weights": "stochastic", "lr": 1e-2},
+    "float": {"weights": "float", "lr": 1e-2},
+    "float, dropout": {"weights": "float", "lr": 1e-2, "dropout": 0.5},
+    "deterministic": {"weights": "deterministic", "lr": 1e-2},
+    "stochastic": {"weights": "stochastic", "lr": 3e-2},
 }
 VARIANTS = {
     "float": "float weights, no regularizer",
@@ -45,6 +46,7 @@ def config_of(variant: str, seed: int, options: Options) -> TrainConfig:
         batch_size=50 if options.data == "digits" else 200,
         loss="squared_hinge",
         schedule="exponential",
+        precision="bf16",
         device=options.device,
         seed=seed,
         **CHANGES[variant],
@@ -146,6 +148,6 @@ STUDY = Study(
     draw=draw,
     conclude=conclude,
     weights="signs after deterministic training, real-valued ones otherwise",
-    note="The test set is read once, with the weights of the last epoch.",
+    note="Products in bfloat16. The test set is read once, with the weights of the last epoch.",
     long="",
 )

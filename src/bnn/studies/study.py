@@ -183,11 +183,12 @@ def _report(
 ) -> str:
     command = f"bnn study {study.name} --data {options.data} --seeds {options.seeds}"
     command += f" --epochs {options.epochs} --width {options.width}"
-    lines = [f"# {study.title}", ""]
     full = study.full.get(options.data, study.settings[options.data])
-    if options.data == "digits" or options.epochs < full.epochs or options.width < full.width:
-        lines += [f"A reduced run: {options.data}, {options.epochs} epochs, width {options.width}.", ""]
-    lines += [
+    reduced = options.data == "digits" or options.epochs < full.epochs or options.width < full.width
+    how = f" (a reduced run: {options.data}, {options.epochs} epochs, width {options.width})" * reduced
+    lines = [
+        f"# {study.title}{how}",
+        "",
         f"{options.data}, {options.seeds} seeds; mean ± standard deviation. Weights at test time: "
         f"{study.weights}. {study.note}".rstrip(),
         "",
