@@ -9,6 +9,7 @@ from typing import Any
 
 from bnn.bench import bench, instruction_sets, model_cases, select, standard_cases
 from bnn.cli.models import load_model
+from bnn.cli.openmp import spin_briefly
 from bnn.errors import require
 from bnn.files import write_atomically
 from bnn.runtime.threads import thread_count
@@ -56,6 +57,7 @@ def run_bench(options: argparse.Namespace) -> int:
 
 
 def run_study(options: argparse.Namespace) -> int:
+    spin_briefly()
     for module in ("torch", "pandas"):
         require(module, "train")
     study = find(options.name)

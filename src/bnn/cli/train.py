@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from bnn.cli.openmp import spin_briefly
 from bnn.cli.text import percent
 from bnn.config import TrainConfig
 from bnn.errors import require
@@ -22,9 +22,7 @@ __all__ = ["run_train"]
 
 
 def run_train(options: argparse.Namespace) -> int:
-    # GNU OpenMP's threads spin for long while they wait; where something else runs, they starve each other: a
-    # step took 800 ms instead of 50. It reads this when torch is imported.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    spin_briefly()
     require("torch", "train")
     from bnn.training import TrainingDiverged, train
 
