@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bnn.config import ConfigError, TrainConfig
 from bnn.files import leftovers, write_atomically
@@ -94,8 +94,6 @@ def save_checkpoint(out: Path, config: TrainConfig, state: State) -> None:
         "optimizer": state.optimizer.state_dict(),
         "schedule": state.schedule.state_dict(),
         "shuffler": state.shuffler.get_state(),
-        "rng": torch.get_rng_state(),
-        "rng_device": _device_rng(config),
         "rows": [asdict(row) for row in state.rows],
     }
     buffer = io.BytesIO()  # writing to a full disk then raises OSError, not what torch makes of it
@@ -137,9 +135,6 @@ def load_checkpoint(out: Path, config: TrainConfig, state: State) -> None:
         state.schedule.load_state_dict(content["schedule"])
         state.shuffler.set_state(content["shuffler"])
         state.rows[:] = [Row(**row) for row in content["rows"]]
-        torch.set_rng_state(content["rng"])
-        if content["rng_device"] is not None:
-            torch.cuda.set_rng_state(content["rng_device"], config.device)
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise RunError(f"{out / CHECKPOINT} is of another architecture: {first_lines(error)}") from error
 
@@ -147,7 +142,3 @@ def load_checkpoint(out: Path, config: TrainConfig, state: State) -> None:
 def first_lines(error: Exception) -> str:
     """The first two lines of an error as one: PyTorch's first often ends in a colon."""
     return " ".join(line.strip() for line in (str(error).splitlines() or [type(error).__name__])[:2])
-
-
-def _device_rng(config: TrainConfig) -> Tensor | None:
-    return torch.cuda.get_rng_state(config.device) if config.device.startswith("cuda") else None
