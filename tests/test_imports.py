@@ -34,6 +34,7 @@ NUMPY_SIDE = [
 TORCH_SIDE = [
     "functional",
     "quantizers",
+    "optim",
     "parametrization",
     "binarize",
     "losses",
@@ -46,6 +47,9 @@ TORCH_SIDE = [
     "reports",
     "runs",
     "samples",
+    "building",
+    "distributed",
+    "loop",
     "training",
     "studies",
 ]

@@ -10,13 +10,15 @@ import torch
 
 from bnn import training
 from bnn.binarize import latent_parameters
+from bnn.building import lr_factor
 from bnn.config import ConfigError, TrainConfig
 from bnn.data import load_dataset
 from bnn.freezing import freeze
+from bnn.loop import TrainingDiverged, evaluate
 from bnn.reports import Row, metrics_csv
 from bnn.runtime import load
 from bnn.samples import split
-from bnn.training import RunError, TrainingDiverged, evaluate, load_trained, lr_factor, train
+from bnn.training import RunError, load_trained, train
 
 SMALL = {"epochs": 2, "width": 32, "batch_size": 100}
 
@@ -198,7 +200,7 @@ def test_nan_loss_stops_with_the_step_and_keeps_the_checkpoint(tmp_path, monkeyp
 
 def test_nan_latent_weight_is_noticed(tmp_path, monkeypatch):
     """A latent NaN has a sign and leaves the loss finite; the run stops all the same and names the layer."""
-    monkeypatch.setattr(training, "clip_latent_weights", _poison)
+    monkeypatch.setattr("bnn.building.clip_latent_weights", _poison)
     with pytest.raises(TrainingDiverged, match=r"1\.weight holds NaN or infinity by step 12"):
         train(_config(dropout_in=0.0), tmp_path)
 

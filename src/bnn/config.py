@@ -65,7 +65,8 @@ class TrainConfig:
     weight_decay: float = _option(0.0, "of all parameters")
 
     epochs: int = _option(10, "passes over the training set")
-    batch_size: int = _option(100, "samples a step")
+    batch_size: int = _option(100, "samples a step, over all processes")
+    accumulate: int = _option(1, "pieces that a process cuts its share of a batch into, for less memory")
     precision: Literal["32", "bf16"] = _option("32", "of matrix products: float32, or bfloat16 by autocast")
     device: str = _option("cpu", "cpu, cuda, cuda:1, mps, ...")
     seed: int = _option(0, "of everything random in the run")
@@ -74,7 +75,7 @@ class TrainConfig:
         hints = get_type_hints(type(self))
         for f in fields(self):
             _check_type(f.name, getattr(self, f.name), hints[f.name])
-        for name in ("width", "epochs", "batch_size", "lr"):
+        for name in ("width", "epochs", "batch_size", "accumulate", "lr"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
         for name in (
             "validation",

@@ -17,9 +17,10 @@ __all__ = [
     "State",
     "check_free",
     "claim",
+    "find_checkpoint",
     "first_lines",
-    "load_checkpoint",
     "read_checkpoint",
+    "restore",
     "save_checkpoint",
 ]
 
@@ -119,16 +120,25 @@ def read_checkpoint(out: Path) -> tuple[TrainConfig, dict[str, Any]]:
         raise RunError(f"{path} is damaged: {first_lines(error)}") from error
 
 
-def load_checkpoint(out: Path, config: TrainConfig, state: State) -> None:
-    """Puts `state` where the run in `out` was; where there is no checkpoint yet, leaves it at the start.
+def find_checkpoint(out: Path, config: TrainConfig) -> dict[str, Any] | None:
+    """The contents of the checkpoint in `out`, or None where the run had not got that far.
 
     Raises:
-        RunError: the checkpoint is damaged, of another config or of another architecture.
+        RunError: it is damaged or of another config.
     """
     if not (out / CHECKPOINT).exists():
-        return
+        return None
     before, content = read_checkpoint(out)
     _compare(before, config, out / CHECKPOINT)
+    return content
+
+
+def restore(content: dict[str, Any], state: State, out: Path) -> None:
+    """Puts `state` where the checkpoint's run was.
+
+    Raises:
+        RunError: it is of another architecture.
+    """
     try:
         state.model.load_state_dict(content["model"])
         state.optimizer.load_state_dict(content["optimizer"])

@@ -41,7 +41,12 @@ class Samples:
 
 
 def shuffled(
-    samples: Samples, size: int, augment: str, generator: torch.Generator
+    samples: Samples,
+    size: int,
+    augment: str,
+    generator: torch.Generator,
+    share: tuple[int, int] = (0, 1),
+    pieces: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """An epoch of training batches, each of `size`: what does not fill one waits for another epoch.
 
@@ -52,26 +57,31 @@ def shuffled(
             left, and every other one is mirrored (the custom for CIFAR-10 since He et al., 2015).
         generator: on the CPU. All that is random in the epoch is drawn from it at its beginning, so that one
             copy takes it to the device.
+        share: (rank, processes): which of as many equal shares of each batch comes. Where all processes have
+            generators of one state, they get disjoint shares of the same batches.
+        pieces: that a share comes in, one after the other.
     """
     device = samples.images.device
     order = torch.randperm(len(samples), generator=generator).to(device)
-    steps = len(samples) // size
-    if augment == "none":
-        for step in range(steps):
-            yield samples.batch(order[step * size : (step + 1) * size])
-        return
-    moves = torch.randint(0, 2 * SHIFT + 1, (len(samples), 2), generator=generator).to(device)
-    mirrored = torch.randint(0, 2, (len(samples), 1), generator=generator).bool().to(device)
-    padded = pad(samples.images, (SHIFT,) * 4)
-    height, width = (torch.arange(n, device=device) for n in samples.images.shape[2:])
-    for step in range(steps):
-        part = slice(step * size, (step + 1) * size)
-        index = order[part]
-        rows = moves[part, :1] + height
-        columns = moves[part, 1:] + torch.where(mirrored[part], width.flip(0), width)
-        # Indices first, then the channels: the images come out with channels last.
-        images = padded[index[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-        yield samples._normalised(images.permute(0, 3, 1, 2)), samples.labels[index]
+    if augment != "none":
+        moves = torch.randint(0, 2 * SHIFT + 1, (len(samples), 2), generator=generator).to(device)
+        mirrored = torch.randint(0, 2, (len(samples), 1), generator=generator).bool().to(device)
+        padded = pad(samples.images, (SHIFT,) * 4)
+        height, width = (torch.arange(n, device=device) for n in samples.images.shape[2:])
+    rank, processes = share
+    each = size // (processes * pieces)
+    for start in range(0, len(samples) - size + 1, size):
+        for piece in range(rank * pieces, (rank + 1) * pieces):
+            part = slice(start + piece * each, start + (piece + 1) * each)
+            index = order[part]
+            if augment == "none":
+                yield samples.batch(index)
+                continue
+            rows = moves[part, :1] + height
+            columns = moves[part, 1:] + torch.where(mirrored[part], width.flip(0), width)
+            # Indices first, then the channels: the images come out with channels last.
+            images = padded[index[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+            yield samples._normalised(images.permute(0, 3, 1, 2)), samples.labels[index]
 
 
 def split(

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ def run_train(options: argparse.Namespace) -> int:
         raise ValueError(f"--seeds {options.seeds}: must be at least 1")
     if options.seeds and (out / "config.toml").exists():
         raise ValueError(f"{out} holds a single run: choose another --out for --seeds")
+    leads = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun may have started
     seeds = range(config.seed, config.seed + (options.seeds or 1))
     results = {}
     for seed in seeds:
@@ -58,9 +60,10 @@ def run_train(options: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
             return 130
-        _print_result(asdict(results[seed]), f"{config.data} (seed {seed})")
-        print(f"in {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
-    if options.seeds:
+        if leads:
+            _print_result(asdict(results[seed]), f"{config.data} (seed {seed})")
+            print(f"in {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    if options.seeds and leads:
         _print_spread({seed: asdict(result) for seed, result in results.items()}, out)
     return 0
 

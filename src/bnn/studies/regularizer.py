@@ -9,13 +9,15 @@ import numpy as np
 import pandas as pd
 import torch
 
+from bnn.building import LOSSES
 from bnn.config import TrainConfig
 from bnn.data import load_dataset
 from bnn.freezing import freeze
+from bnn.loop import evaluate
 from bnn.samples import Samples, split
 from bnn.studies.figures import PALETTE, figure
 from bnn.studies.study import Cells, Options, Study
-from bnn.training import LOSSES, evaluate, load_trained, train
+from bnn.training import load_trained, train
 
 __all__ = ["STUDY"]
 

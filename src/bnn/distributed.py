@@ -1,0 +1,117 @@
+"""Several processes that train one network, as `torchrun` starts them; alone, a process is a world of one.
+
+    with join("cpu") as world:
+        loss = world.mean(loss)
+
+Every process runs the same code on its own share of each batch. PyTorch's DistributedDataParallel averages
+the gradients; the few other things that processes tell each other go through a World.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+
+from bnn.building import check_device
+
+__all__ = ["World", "join"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among `size` processes, and what they tell each other.
+
+    Every method must be called by all processes, in the same order.
+
+    Attributes:
+        rank: from 0 to size - 1; rank 0 writes files and speaks to the user.
+        size: how many processes there are.
+        device: of this process.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over the processes."""
+        return self.total(value) / self.size
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum over the processes."""
+        if self.size > 1:
+            value = value.clone()
+            distributed.all_reduce(value)
+        return value
+
+    def average_buffers(self, model: nn.Module) -> None:
+        """Makes the buffers one: the mean of what is real-valued, as each process saw other samples."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                if buffer.is_floating_point():
+                    distributed.all_reduce(buffer)
+                    buffer /= self.size
+                else:
+                    distributed.broadcast(buffer, 0)
+
+    def first(self, task: Callable[[], T]) -> T:
+        """What rank 0 makes of a task, for all of them; an error there is raised everywhere."""
+        if self.size == 1:
+            return task()
+        outcome: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                outcome[0] = task()
+            except Exception as error:
+                outcome[1] = error
+        distributed.broadcast_object_list(outcome, 0, device=self.device)
+        if outcome[1] is not None:
+            raise outcome[1]
+        result: T = outcome[0]
+        return result
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model whose backward averages gradients over the processes; `model` itself stays usable."""
+        if self.size == 1:
+            return model
+        ids = [self.device] if self.device.type == "cuda" else None
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", ".*broadcast_buffers", FutureWarning
+            )  # there is no successor yet
+            # Buffers are averaged once an epoch: batch norms have their process's statistics in between.
+            return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+
+
+@contextmanager
+def join(device: str) -> Iterator[World]:
+    """Meets the other processes that `torchrun` has started, if any, and parts from them at the end.
+
+    Args:
+        device: as a recipe names it. With several processes, "cuda" is each one's own GPU of its machine.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+    if several and device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    check_device(device)
+    if not several:
+        yield World(0, 1, torch.device(device))
+        return
+    here = torch.device(device)
+    if here.type == "cuda":
+        torch.cuda.set_device(here)
+    distributed.init_process_group("nccl" if here.type == "cuda" else "gloo")
+    try:
+        yield World(distributed.get_rank(), distributed.get_world_size(), here)
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,203 @@
+"""An epoch of training, and evaluation: plain PyTorch, in one process or in several."""
+
+import math
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bnn.building import LOSSES, autocast
+from bnn.config import ConfigError, TrainConfig
+from bnn.diagnostics import flip_ratio, latent_signs
+from bnn.distributed import World
+from bnn.freezing import freeze, recalibrate
+from bnn.losses import squared_hinge
+from bnn.reports import Row
+from bnn.runs import State
+from bnn.samples import EVALUATION_BATCH, Samples, shuffled
+
+__all__ = ["Batches", "TrainingDiverged", "as_tested", "evaluate", "train_epoch"]
+
+CHECK_EVERY = 50
+"""Steps between looks at the losses: each waits for the device, and for the other processes."""
+
+
+class TrainingDiverged(ArithmeticError):
+    """A loss, a weight or a statistic became NaN or infinite; the message names the step or the epoch."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How an epoch is cut: into `steps` of `size` samples, each in equal pieces.
+
+    A process takes `accumulate` pieces of every step, one after the other.
+    """
+
+    size: int
+    steps: int
+    accumulate: int
+
+    @classmethod
+    def of(cls, config: TrainConfig, samples: int, world: World) -> "Batches":
+        """For so many samples.
+
+        Raises:
+            ConfigError: the batch size is no multiple of the pieces.
+        """
+        pieces = world.size * config.accumulate
+        if config.batch_size % pieces:
+            raise ConfigError(
+                f"batch_size = {config.batch_size} cannot be shared equally by {world.size} processes "
+                f"in {config.accumulate} pieces each"
+            )
+        size = min(config.batch_size, samples // pieces * pieces)
+        if size == 0:
+            raise ConfigError(f"{samples} samples are too few for {pieces} pieces of a batch")
+        return cls(size, samples // size, config.accumulate)
+
+
+def train_epoch(
+    epoch: int,
+    config: TrainConfig,
+    state: State,
+    wrapped: nn.Module,
+    batches: Batches,
+    fit: Samples,
+    val: Samples | None,
+    world: World,
+    on_step: Callable[[int, int], None],
+) -> Row:
+    """Trains the model for an epoch, validates it, and says how it went.
+
+    Args:
+        epoch: its number, from 1.
+        config: the recipe.
+        state: the run; model, optimizer and schedule change.
+        wrapped: the model as its world wraps it.
+        batches: how the epoch is cut.
+        fit, val: samples to train on, and to validate on.
+        world: this process among others.
+        on_step: called with (steps done, steps in all) now and then.
+
+    Raises:
+        TrainingDiverged: in every process at once.
+    """
+    start = perf_counter()
+    model, optimizer, schedule = state.model.train(), state.optimizer, state.schedule
+    wrapped.train()
+    loss_function = LOSSES[config.loss]
+    lr = optimizer.param_groups[-1]["lr"]
+    before = latent_signs(model)
+    losses = torch.zeros(batches.steps, device=world.device)
+    correct = torch.zeros((), dtype=torch.int64, device=world.device)
+    done = (epoch - 1) * batches.steps
+    pieces = shuffled(
+        fit, batches.size, config.augment, state.shuffler, (world.rank, world.size), batches.accumulate
+    )
+
+    for step in range(batches.steps):
+        _seed(world, config.seed, done + step)
+        optimizer.zero_grad()
+        for piece in range(1, batches.accumulate + 1):
+            x, labels = next(pieces)
+            # Gradients are averaged over the processes with the last piece only.
+            alone = nullcontext() if world.size == 1 or piece == batches.accumulate else wrapped.no_sync()  # type: ignore[operator]
+            with alone:
+                with autocast(config):
+                    logits = wrapped(x)
+                loss = loss_function(logits.float(), labels) / batches.accumulate
+                loss.backward()
+            losses[step] += loss.detach()
+            correct += (logits.argmax(1) == labels).sum()
+        optimizer.step()  # its hook clips the latent weights
+        schedule.step()
+        if (step + 1) % CHECK_EVERY == 0 or step + 1 == batches.steps:
+            since = step // CHECK_EVERY * CHECK_EVERY
+            losses[since : step + 1] = world.mean(losses[since : step + 1])
+            _check_finite(losses[: step + 1], model, done, epoch)
+            on_step(done + step + 1, config.epochs * batches.steps)
+
+    world.average_buffers(model)
+    loss_val = acc_val = None
+    if val is not None:
+        loss_val, acc_val = evaluate(as_tested(config, model, fit), val.batches(), loss_function, world)
+        if not math.isfinite(loss_val):
+            raise TrainingDiverged(f"the validation loss is {loss_val} {_KEPT.format(epoch)}")
+    return Row(
+        epoch=epoch,
+        loss_train=losses.mean().item(),
+        loss_val=loss_val,
+        acc_train=int(world.total(correct)) / (batches.steps * batches.size),
+        acc_val=acc_val,
+        flip_ratio=flip_ratio(before, latent_signs(model)) if before else None,
+        lr=lr,
+        seconds=perf_counter() - start,
+    )
+
+
+def _seed(world: World, seed: int, step: int) -> None:
+    """Seeds what this process draws in a step, random signs and dropout: no draw depends on those before."""
+    mixed = int(np.random.SeedSequence((seed, world.rank, step)).generate_state(1, np.uint64)[0])
+    torch.default_generator.manual_seed(mixed)  # `torch.manual_seed` looks for every kind of device: 0.1 ms
+    if world.device.type == "cuda":
+        torch.cuda.manual_seed(mixed)
+
+
+_KEPT = "(epoch {}); the last good checkpoint is kept: try a lower lr"
+
+
+def _check_finite(losses: Tensor, model: nn.Module, done: int, epoch: int) -> None:
+    """Of the epoch's losses so far, after `done` steps in the epochs before."""
+    kept = _KEPT.format(epoch)
+    wrong = (~losses.isfinite()).nonzero()
+    if len(wrong):
+        step = int(wrong[0])
+        raise TrainingDiverged(f"the loss is {losses[step].item()} at step {done + step + 1} {kept}")
+    # A NaN among the latent weights has a sign like any other, and the loss may stay finite.
+    for key, value in model.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            name = key.replace("parametrizations.", "").removesuffix(".original")
+            raise TrainingDiverged(f"{name} holds NaN or infinity by step {done + len(losses)} {kept}")
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    loss_function: Callable[[Tensor, Tensor], Tensor] = squared_hinge,
+    world: World | None = None,
+) -> tuple[float, float]:
+    """(mean loss, accuracy in 0..1) of a model in eval mode over batches of (inputs, labels).
+
+    In a world of several processes each takes its share of the batches, and all get the whole's figures.
+    """
+    model.eval()
+    loss = correct = samples = 0.0
+    for i, (x, labels) in enumerate(batches):
+        if world is None or i % world.size == world.rank:
+            logits = model(x)
+            loss += loss_function(logits, labels).item() * len(labels)
+            correct += (logits.argmax(1) == labels).sum().item()
+            samples += len(labels)
+    if world is not None and world.size > 1:
+        sums = torch.tensor([loss, correct, samples], dtype=torch.float64, device=world.device)
+        loss, correct, samples = world.total(sums).tolist()
+    if samples == 0:
+        raise ValueError("evaluate: there is no batch")
+    return loss / samples, correct / samples
+
+
+def as_tested(config: TrainConfig, model: nn.Module, fit: Samples) -> nn.Module:
+    """The model with the weights it will ship with. Deterministic and float ones have them already."""
+    if config.weights != "stochastic":
+        return model
+    frozen = freeze(model, "sign")
+    if config.recalibrate:
+        part = torch.arange(min(config.recalibrate, len(fit)))
+        # Batches of one size: `recalibrate` gives each the same weight, and a batch of one has no variance.
+        recalibrate(frozen, (fit.batch(index) for index in part.chunk(-(-len(part) // EVALUATION_BATCH))))
+    return frozen
