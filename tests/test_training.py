@@ -33,7 +33,8 @@ def test_a_run_writes_everything(tmp_path):
     rows = _metrics(tmp_path)
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert list(rows[0]) == [
-        "epoch", "loss_train", "loss_val", "acc_train", "acc_val", "flip_ratio", "lr", "seconds"
+        "epoch", "loss_train", "loss_val", "acc_train", "acc_val",
+        "flips_per_step", "flip_ratio", "saturation", "oscillation", "dead_units", "lr", "seconds"
     ]  # fmt: skip
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list((tmp_path / "tensorboard").glob("events.*"))

@@ -68,6 +68,7 @@ class TrainConfig:
     batch_size: int = _option(100, "samples a step, over all processes")
     accumulate: int = _option(1, "pieces that a process cuts its share of a batch into, for less memory")
     precision: Literal["32", "bf16"] = _option("32", "of matrix products: float32, or bfloat16 by autocast")
+    diagnostics: bool = _option(True, "watch signs flip and latent weights saturate, layer by layer")
     device: str = _option("cpu", "cpu, cuda, cuda:1, mps, ...")
     seed: int = _option(0, "of everything random in the run")
 

@@ -1,19 +1,184 @@
-"""What goes on inside a binary network while it trains."""
+"""What goes on inside a binary network while it trains, read off its latent weights alone.
+
+    watch = LatentWatch(model)
+    watch.begin_epoch(steps)
+    ...                         # after every optimizer step: watch.step()
+    layers = watch.end_epoch()  # a LayerState for each binarized weight
+    for line in advice(layers): print(line)
+
+What needs every step looks at a sample of each layer's weights, what is asked once an epoch at all of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import gcd
 
 import torch
 from torch import Tensor, nn
 
-from bnn.binarize import latent_parameters
+from bnn.binarize import named_latent_parameters
 
-__all__ = ["flip_ratio", "latent_signs"]
+__all__ = ["SHARES", "LatentWatch", "LayerState", "advice", "overall"]
+
+SHARES = ("flips_per_step", "flip_ratio", "saturation", "oscillation", "dead_units")
+"""The figures of a LayerState that are shares, from 0 to 1."""
+
+SAMPLE = 4096
+"""Weights of a layer that are looked at in every step."""
+WINDOW = 100
+"""Steps, at an epoch's end, over which oscillation is counted."""
+OFTEN = 10
+"""A weight oscillates if its sign flips more than so many times in the window."""
+BINS = 41
+"""Of a layer's histogram, from -1 to 1."""
 
 
-def latent_signs(model: nn.Module) -> list[Tensor]:
-    """For each latent weight, where it is >= 0: a bool tensor of its shape."""
-    return [parameter.detach() >= 0 for parameter in latent_parameters(model)]
+@dataclass(frozen=True)
+class LayerState:
+    """A binarized weight over one epoch. Shares are from 0 to 1.
+
+    Attributes:
+        name: as in the float model, such as "fc1.weight".
+        weights: how many there are.
+        flips_per_step: mean share of signs that changed in a step (of a sample of the weights).
+        flip_ratio: share of signs that are not what they were before the epoch.
+        saturation: share of latent weights at ±1, where clipping holds them.
+        oscillation: share whose sign flipped more than 10 times in the last 100 steps (of the sample).
+        dead_units: share of outputs none of whose latent weights moved: no gradient reaches them.
+        histogram: shares of latent weights in 41 equal bins from -1 to 1, those beyond in the outer ones.
+    """
+
+    name: str
+    weights: int
+    flips_per_step: float
+    flip_ratio: float
+    saturation: float
+    oscillation: float
+    dead_units: float
+    histogram: tuple[float, ...]
 
 
-def flip_ratio(before: list[Tensor], after: list[Tensor]) -> float:
-    """The share of weights whose sign differs between two calls of `latent_signs`, over all layers."""
-    flipped = sum(int(torch.count_nonzero(a != b)) for a, b in zip(before, after, strict=True))
-    return flipped / sum(a.numel() for a in before)
+class LatentWatch:
+    """Watches the latent weights of a model; see the module's example.
+
+    Args:
+        model: with binarized weights, or without: then there is nothing to see, at no cost.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._latent = {
+            name: torch.atleast_1d(parameter.detach()) for name, parameter in named_latent_parameters(model)
+        }
+        self._samples: list[_Sample] = []
+
+    def begin_epoch(self, steps: int) -> None:
+        """Before the first of so many steps. Keeps a copy of all latent weights until the epoch ends."""
+        self._before = [latent.clone() for latent in self._latent.values()]
+        self._samples = [_Sample(latent, steps) for latent in self._latent.values()]
+
+    def step(self) -> None:
+        """After an optimizer step. Waits for no device."""
+        for sample in self._samples:
+            sample.step()
+
+    def end_epoch(self) -> list[LayerState]:
+        """What there was to see, layer by layer."""
+        return [
+            _state(name, latent, before, sample)
+            for (name, latent), before, sample in zip(
+                self._latent.items(), self._before, self._samples, strict=True
+            )
+        ]
+
+
+class _Sample:
+    """Some of a layer's weights, evenly spaced, whose flips are counted."""
+
+    def __init__(self, latent: Tensor, steps: int) -> None:
+        # A distance that shares no factor with a row's length, else the same few inputs would be looked at in
+        # every row.
+        self.distance, row = latent.numel() // SAMPLE + 1, latent.numel() // len(latent)
+        while gcd(self.distance, row) > 1:
+            self.distance += 1
+        self.latent = latent
+        self.signs = self._signs()
+        self.flips = torch.zeros(self.signs.shape, dtype=torch.int32, device=latent.device)
+        self.early = self.flips.clone()  # flips before the window
+        self.steps, self.done = steps, 0
+
+    def _signs(self) -> Tensor:
+        return self.latent.reshape(-1)[:: self.distance] >= 0
+
+    def step(self) -> None:
+        if self.done == self.steps - WINDOW:
+            self.early = self.flips.clone()
+        signs = self._signs()
+        self.flips += signs != self.signs
+        self.signs = signs
+        self.done += 1
+
+
+def _state(name: str, latent: Tensor, before: Tensor, sample: _Sample) -> LayerState:
+    n, sampled, units = latent.numel(), sample.flips.numel(), len(latent)
+    moved = (latent != before).reshape(units, -1).any(1)
+    counts = [
+        sample.flips.sum(),
+        ((latent >= 0) != (before >= 0)).sum(),
+        (latent.abs() >= 1).sum(),
+        (sample.flips - sample.early > OFTEN).sum(),
+        units - moved.sum(),
+    ]
+    of = [sampled * max(1, sample.done), n, n, sampled, units]
+    flips, changed, saturated, oscillating, dead = (
+        count / whole for count, whole in zip(torch.stack(counts).tolist(), of, strict=True)
+    )
+    bins = torch.histc(latent.float().clamp(-1, 1), BINS, -1, 1) / n
+    return LayerState(name, n, flips, changed, saturated, oscillating, dead, tuple(bins.tolist()))
+
+
+def overall(layers: Sequence[LayerState]) -> dict[str, float]:
+    """The shares of all layers together, each layer by its number of weights; {} of none."""
+    weights = sum(layer.weights for layer in layers)
+    return {
+        name: sum(getattr(layer, name) * layer.weights for layer in layers) / weights
+        for name in SHARES
+        if layers
+    }
+
+
+def advice(layers: Sequence[LayerState], ending: bool = False) -> list[str]:
+    """What looks wrong in an epoch, in words to act on; nothing if nothing does.
+
+    Args:
+        layers: of the epoch.
+        ending: it is the last one, by which signs should have settled.
+    """
+    lines = []
+    for layer in layers:
+        of = f"{layer.name}: "
+        if layer.flips_per_step > 0.05:
+            lines.append(
+                f"{of}{_percent(layer.flips_per_step)} of signs flip every step: lower its learning rate"
+            )
+        elif ending and layer.flip_ratio > 0.02:
+            lines.append(
+                f"{of}{_percent(layer.flip_ratio)} of signs changed in the last epoch: let the learning rate "
+                "fall to 0, or train for longer"
+            )
+        elif layer.flip_ratio == 0 and not ending:
+            lines.append(f"{of}no sign flipped in the epoch: raise its learning rate")
+        if layer.saturation > 0.8:
+            lines.append(
+                f"{of}{_percent(layer.saturation)} of latent weights are at ±1 and can hardly turn back: "
+                "lower its learning rate"
+            )
+        if layer.dead_units > 0.1:
+            lines.append(
+                f"{of}no gradient reaches {_percent(layer.dead_units)} of its outputs: put a batch norm "
+                "before the activation, or lower the learning rate"
+            )
+    return lines
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

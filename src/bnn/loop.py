@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bnn.building import LOSSES, autocast
 from bnn.config import ConfigError, TrainConfig
-from bnn.diagnostics import flip_ratio, latent_signs
+from bnn.diagnostics import SHARES, LatentWatch, LayerState, overall
 from bnn.distributed import World
 from bnn.freezing import freeze, recalibrate
 from bnn.losses import squared_hinge
@@ -70,8 +70,8 @@ def train_epoch(
     val: Samples | None,
     world: World,
     on_step: Callable[[int, int], None],
-) -> Row:
-    """Trains the model for an epoch, validates it, and says how it went.
+) -> tuple[Row, list[LayerState]]:
+    """Trains the model for an epoch, validates it, and says how it went, in all and layer by layer.
 
     Args:
         epoch: its number, from 1.
@@ -91,7 +91,8 @@ def train_epoch(
     wrapped.train()
     loss_function = LOSSES[config.loss]
     lr = optimizer.param_groups[-1]["lr"]
-    before = latent_signs(model)
+    watch = LatentWatch(model) if config.diagnostics and world.rank == 0 else LatentWatch(nn.Identity())
+    watch.begin_epoch(batches.steps)
     losses = torch.zeros(batches.steps, device=world.device)
     correct = torch.zeros((), dtype=torch.int64, device=world.device)
     done = (epoch - 1) * batches.steps
@@ -115,6 +116,7 @@ def train_epoch(
             correct += (logits.argmax(1) == labels).sum()
         optimizer.step()  # its hook clips the latent weights
         schedule.step()
+        watch.step()
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == batches.steps:
             since = step // CHECK_EVERY * CHECK_EVERY
             losses[since : step + 1] = world.mean(losses[since : step + 1])
@@ -127,16 +129,18 @@ def train_epoch(
         loss_val, acc_val = evaluate(as_tested(config, model, fit), val.batches(), loss_function, world)
         if not math.isfinite(loss_val):
             raise TrainingDiverged(f"the validation loss is {loss_val} {_KEPT.format(epoch)}")
-    return Row(
+    layers = watch.end_epoch()
+    row = Row(
         epoch=epoch,
         loss_train=losses.mean().item(),
         loss_val=loss_val,
         acc_train=int(world.total(correct)) / (batches.steps * batches.size),
         acc_val=acc_val,
-        flip_ratio=flip_ratio(before, latent_signs(model)) if before else None,
+        **(overall(layers) or dict.fromkeys(SHARES)),
         lr=lr,
         seconds=perf_counter() - start,
     )
+    return row, layers
 
 
 def _seed(world: World, seed: int, step: int) -> None:

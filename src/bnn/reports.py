@@ -1,11 +1,20 @@
-"""What a run writes for its reader: rows of metrics as CSV and as curves."""
+"""What a run writes for its reader: metrics as CSV, as curves and for TensorBoard."""
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
-__all__ = ["METRICS", "Row", "draw_curves", "metrics_csv"]
+import numpy as np
+
+from bnn.diagnostics import SHARES, LayerState
+
+__all__ = ["METRICS", "Row", "draw_curves", "layers_csv", "metrics_csv", "write_events"]
+
+# Paul Tol's bright colours, which readers who see fewer colours can tell apart; then again, darker.
+PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777", "#223355", "#882233")
 
 
 @dataclass(frozen=True)
@@ -17,7 +26,11 @@ class Row:
     loss_val: float | None
     acc_train: float
     acc_val: float | None
-    flip_ratio: float | None  # share of binary weights whose sign changed over the epoch
+    flips_per_step: float | None  # of all binary weights, as are those that follow: see LayerState
+    flip_ratio: float | None
+    saturation: float | None
+    oscillation: float | None
+    dead_units: float | None
     lr: float  # at its start, unscaled
     seconds: float
 
@@ -25,37 +38,95 @@ class Row:
 METRICS = tuple(f.name for f in fields(Row))
 
 
-def metrics_csv(rows: list[Row]) -> str:
-    """A header and a line for each row; empty where a value is None."""
+def metrics_csv(rows: Sequence[Row]) -> str:
+    """A header and a line for each epoch; empty where a value is None."""
+    return _csv(METRICS, [asdict(row) for row in rows])
+
+
+def layers_csv(epochs: Sequence[Sequence[LayerState]]) -> str:
+    """A header and a line for each epoch and layer, without the histograms."""
+    lines = [
+        {"epoch": epoch, "layer": layer.name} | {name: getattr(layer, name) for name in SHARES}
+        for epoch, layers in enumerate(epochs, start=1)
+        for layer in layers
+    ]
+    return _csv(("epoch", "layer", *SHARES), lines)
+
+
+def _csv(names: Sequence[str], lines: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, METRICS, lineterminator="\n")
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer.writerows(lines)
     return text.getvalue()
 
 
-def draw_curves(rows: list[Row], title: str, path: Path) -> None:
-    """Loss, accuracy and flipped signs over the epochs, as a PNG."""
+def write_events(events: Any, row: Row, layers: Sequence[LayerState]) -> None:
+    """An epoch for TensorBoard: every metric, every layer's shares, histograms of latent weights."""
+    for name in METRICS[1:]:
+        if (value := getattr(row, name)) is not None:
+            events.add_scalar(name, value, row.epoch)
+    for layer in layers:
+        for name in SHARES:
+            events.add_scalar(f"{name}/{layer.name}", getattr(layer, name), row.epoch)
+        edges = np.linspace(-1, 1, len(layer.histogram) + 1)
+        counts = np.array(layer.histogram) * layer.weights
+        centres = (edges[1:] + edges[:-1]) / 2
+        events.add_histogram_raw(
+            f"latent/{layer.name}",
+            min=-1,
+            max=1,
+            num=layer.weights,
+            sum=float(counts @ centres),
+            sum_squares=float(counts @ centres**2),
+            bucket_limits=edges[1:].tolist(),
+            bucket_counts=counts.tolist(),
+            global_step=row.epoch,
+        )
+
+
+def draw_curves(rows: Sequence[Row], epochs: Sequence[Sequence[LayerState]], title: str, path: Path) -> None:
+    """Loss and accuracy over the epochs; of binary weights also flips, saturation and distribution. A PNG."""
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
     from matplotlib.ticker import MaxNLocator
 
-    epochs = [row.epoch for row in rows]
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    panels = (
-        ("loss", 1, (("loss_train", "training"), ("loss_val", "validation"))),
-        ("accuracy (%)", 100, (("acc_train", "training"), ("acc_val", "validation"))),
-        ("signs flipped in the epoch (%)", 100, (("flip_ratio", "all binary weights"),)),
-    )
-    for axes, (label, factor, series) in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        for name, legend in series:
-            values = [getattr(row, name) for row in rows]
+    names = [layer.name for layer in epochs[-1]] if epochs else []
+    figure = Figure(figsize=(11, 6.4 if names else 3.4), layout="constrained")
+    grid = figure.subplots(2 if names else 1, 3 if names else 2).flat
+    number = [row.epoch for row in rows]
+    curves: dict[str, dict[str, list[float | None]]] = {
+        "loss": {"training": [row.loss_train for row in rows], "validation": [row.loss_val for row in rows]},
+        "accuracy (%)": {
+            "training": [100 * row.acc_train for row in rows],
+            "validation": [None if row.acc_val is None else 100 * row.acc_val for row in rows],
+        },
+    }
+    for label, share in (
+        ("signs flipped a step (%)", "flips_per_step"),
+        ("signs flipped in the epoch (%)", "flip_ratio"),
+        ("latent weights at ±1 (%)", "saturation"),
+    ):
+        if names:
+            curves[label] = {
+                name: [100 * getattr(layers[i], share) for layers in epochs] for i, name in enumerate(names)
+            }
+    for axes, (label, lines) in zip(grid, curves.items(), strict=False):
+        for color, (name, values) in zip(PALETTE, lines.items(), strict=False):
             if None not in values:
-                axes.plot(epochs, [factor * v for v in values], marker="o", markersize=3, label=legend)
+                axes.plot(number, values, marker="o", markersize=3, label=name, color=color)
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    for axes in grid[:2]:
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    if names:
+        edges = np.linspace(-1, 1, len(epochs[-1][0].histogram) + 1)
+        for color, layer in zip(PALETTE, epochs[-1], strict=False):
+            grid[5].stairs(100 * np.array(layer.histogram), edges, color=color, label=layer.name)
+        grid[5].set_xlabel("latent weight at the end")
+        grid[5].set_ylabel("share of the layer (%)")
+        grid[5].grid(alpha=0.3)
+        grid[2].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8)
     figure.suptitle(title)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    figure.savefig(path, dpi=100, metadata={"Software": None})

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bnn.config import ConfigError, TrainConfig
+from bnn.diagnostics import LayerState
 from bnn.files import leftovers, write_atomically
 from bnn.reports import Row
 
@@ -25,7 +26,7 @@ __all__ = [
 ]
 
 CHECKPOINT = "checkpoint.pt"
-RESULTS = (CHECKPOINT, "metrics.csv", "curves.png", "model.bnn", "result.json")
+RESULTS = (CHECKPOINT, "metrics.csv", "layers.csv", "curves.png", "model.bnn", "result.json")
 
 
 class RunError(ValueError):
@@ -41,6 +42,7 @@ class State:
     schedule: torch.optim.lr_scheduler.LambdaLR
     shuffler: torch.Generator
     rows: list[Row]
+    layers: list[list[LayerState]]  # of each epoch
     shape: tuple[int, ...]  # of an image; with `classes`, what is needed to build the model again
     classes: int
 
@@ -96,6 +98,7 @@ def save_checkpoint(out: Path, config: TrainConfig, state: State) -> None:
         "schedule": state.schedule.state_dict(),
         "shuffler": state.shuffler.get_state(),
         "rows": [asdict(row) for row in state.rows],
+        "layers": [[asdict(layer) for layer in layers] for layers in state.layers],
     }
     buffer = io.BytesIO()  # writing to a full disk then raises OSError, not what torch makes of it
     torch.save(content, buffer)
@@ -145,6 +148,7 @@ def restore(content: dict[str, Any], state: State, out: Path) -> None:
         state.schedule.load_state_dict(content["schedule"])
         state.shuffler.set_state(content["shuffler"])
         state.rows[:] = [Row(**row) for row in content["rows"]]
+        state.layers[:] = [[LayerState(**layer) for layer in layers] for layers in content["layers"]]
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise RunError(f"{out / CHECKPOINT} is of another architecture: {first_lines(error)}") from error
 

@@ -2,8 +2,8 @@
 
     result = train(TrainConfig.from_recipe("mnist"), "runs/mnist")
 
-A run's folder holds config.toml, metrics.csv, tensorboard/, curves.png, checkpoint.pt, model.bnn and
-result.json. Everything but the events is written whole or not at all, and the checkpoint, written after
+A run's folder holds config.toml, metrics.csv, layers.csv, tensorboard/, curves.png, checkpoint.pt, model.bnn
+and result.json. Everything but the events is written whole or not at all, and the checkpoint, written after
 every epoch, holds all that changes: a run that was killed and resumed gives the same weights, metrics and
 result as one that was not.
 """
@@ -24,13 +24,14 @@ from bnn.binarize import latent_parameters
 from bnn.building import LOSSES, build, lr_factor, make_optimizer
 from bnn.config import TrainConfig
 from bnn.data import DATASETS, Dataset, load_dataset
+from bnn.diagnostics import advice
 from bnn.distributed import World, join
 from bnn.files import replacing, write_atomically
 from bnn.freezing import freeze
 from bnn.loop import Batches, TrainingDiverged, as_tested, evaluate, train_epoch
 from bnn.packed import PackedModel
 from bnn.packing import pack
-from bnn.reports import METRICS, Row, draw_curves, metrics_csv
+from bnn.reports import Row, draw_curves, layers_csv, metrics_csv, write_events
 from bnn.runs import (
     RunError,
     State,
@@ -85,6 +86,7 @@ def train(
     force: bool = False,
     on_step: Callable[[int, int], None] = lambda step, steps: None,
     on_epoch: Callable[[Row], None] = lambda row: None,
+    on_advice: Callable[[str], None] = lambda line: None,
 ) -> Result:
     """Trains, freezes, packs and tests a network; fills the folder `out`.
 
@@ -96,6 +98,7 @@ def train(
         force: start anew in a folder that holds another run.
         on_step: called with (steps done, steps in all) now and then, for a progress bar.
         on_epoch: called with the epoch's row of metrics.
+        on_advice: called with a line for whatever looks wrong in an epoch; see `bnn.diagnostics.advice`.
 
     Raises:
         RunError: `out` holds another run, or one that does not fit.
@@ -103,7 +106,7 @@ def train(
         ConfigError, DataError, OSError: as their messages say.
     """
     with join(config.device) as world:
-        return _train(config, Path(out), data_dir, resume, force, on_step, on_epoch, world)
+        return _train(config, Path(out), data_dir, resume, force, on_step, on_epoch, on_advice, world)
 
 
 def _train(
@@ -114,6 +117,7 @@ def _train(
     force: bool,
     on_step: Callable[[int, int], None],
     on_epoch: Callable[[Row], None],
+    on_advice: Callable[[str], None],
     world: World,
 ) -> Result:
     """The same in every process; what is written or said is rank 0's to write or say."""
@@ -134,7 +138,7 @@ def _train(
         optimizer, lambda step: lr_factor(config, step / batches.steps)
     )
     shuffler = torch.Generator().manual_seed(config.seed)
-    state = State(model, optimizer, schedule, shuffler, rows=[], shape=shape, classes=classes)
+    state = State(model, optimizer, schedule, shuffler, rows=[], layers=[], shape=shape, classes=classes)
     world.first(lambda: claim(out, config, force))  # only now: what was wrong has shown itself
     if resume and (content := world.first(lambda: find_checkpoint(out, config))):
         restore(content, state, out)
@@ -144,22 +148,24 @@ def _train(
     writing: Any = _event_writer(out / "tensorboard", len(state.rows) + 1) if leads else nullcontext()
     with writing as events:
         for epoch in range(len(state.rows) + 1, config.epochs + 1):
-            row = train_epoch(
+            row, layers = train_epoch(
                 epoch, config, state, wrapped, batches, fit, val, world, on_step if leads else _say_nothing
             )
             state.rows.append(row)
+            state.layers.append(layers)
             if leads:
-                for name in METRICS[1:]:
-                    if (value := getattr(row, name)) is not None:
-                        events.add_scalar(name, value, epoch)
+                write_events(events, row, layers)
                 save_checkpoint(out, config, state)
                 _write_metrics(out, state)
                 on_epoch(row)
+                for line in advice(layers, ending=epoch == config.epochs):
+                    on_advice(line)
 
     def finish() -> Result:
         _write_metrics(out, state)  # for a run that was killed between its last checkpoint and its metrics
         with replacing(out / "curves.png") as temporary:
-            draw_curves(state.rows, f"{config.model}, {config.weights} weights, {data.name}", temporary)
+            title = f"{config.model}, {config.weights} weights, {data.name}"
+            draw_curves(state.rows, state.layers, title, temporary)
         return _finish(out, config, model, data, fit, state.rows[-1], normalisation)
 
     return world.first(finish)
@@ -171,6 +177,8 @@ def _say_nothing(step: int, steps: int) -> None:
 
 def _write_metrics(out: Path, state: State) -> None:
     write_atomically(out / "metrics.csv", metrics_csv(state.rows).encode())
+    if any(state.layers):
+        write_atomically(out / "layers.csv", layers_csv(state.layers).encode())
 
 
 def load_trained(folder: str | Path) -> nn.Module:

@@ -41,7 +41,7 @@ def run_train(options: argparse.Namespace) -> int:
     for seed in seeds:
         folder = out / f"seed-{seed}" if options.seeds else out
         try:
-            with _progress() as (on_step, on_epoch):
+            with _progress() as (on_step, on_epoch, on_advice):
                 results[seed] = train(
                     replace(config, seed=seed),
                     folder,
@@ -50,6 +50,7 @@ def run_train(options: argparse.Namespace) -> int:
                     force=options.force,
                     on_step=on_step,
                     on_epoch=on_epoch,
+                    on_advice=on_advice,
                 )
         except TrainingDiverged as error:
             print(f"bnn train: {error}", file=sys.stderr)
@@ -69,8 +70,9 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[Any], None]]]:
-    """A line for each epoch on standard output; on a terminal, a bar on standard error as well."""
+def _progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[Any], None], Callable[[str], None]]]:
+    """A line for each epoch, and for whatever looks wrong in it, on standard output; on a terminal, a bar on
+    standard error as well."""
 
     def line(row: Any) -> str:
         parts = [
@@ -85,7 +87,11 @@ def _progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[Any], No
         return "  ".join([*parts, f"{row.seconds:.1f} s"])
 
     if not sys.stderr.isatty():
-        yield lambda step, steps: None, lambda row: print(line(row), flush=True)
+        yield (
+            lambda step, steps: None,
+            lambda row: print(line(row), flush=True),
+            lambda advice: print(f"  {advice}", flush=True),
+        )
         return
     progress = require("rich.progress", "train")
     console = require("rich.console", "train").Console(stderr=True)
@@ -101,7 +107,11 @@ def _progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[Any], No
         task = bar.add_task("training", total=None)
         # Where both streams are one terminal, the line has to go above the bar.
         out = console.out if sys.stdout.isatty() else print
-        yield lambda step, steps: bar.update(task, completed=step, total=steps), lambda row: out(line(row))
+        yield (
+            lambda step, steps: bar.update(task, completed=step, total=steps),
+            lambda row: out(line(row)),
+            lambda advice: out(f"  {advice}"),
+        )
 
 
 def _print_result(result: dict[str, Any], data: str) -> None:
