@@ -1,13 +1,28 @@
-"""Draws the figures of concepts.md, from the library's own functions: python docs/figures.py [FOLDER]."""
+"""Draws the figures of concepts.md and estimators.md from the library's own functions.
+
+python docs/figures.py [FOLDER]
+"""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from bnn.from_scratch import Array, load, train
-from bnn.functional import clipped_ste, hard_sigmoid, identity_ste, sign, stochastic_sign, tanh_ste
+from bnn.functional import (
+    StraightThrough,
+    approx_ste,
+    clipped_ste,
+    hard_sigmoid,
+    identity_ste,
+    progressive_ste,
+    sign,
+    stochastic_sign,
+    swish_ste,
+    tanh_ste,
+)
 from bnn.studies.figures import PALETTE, figure
 
 
@@ -35,13 +50,42 @@ def estimators(folder: Path) -> None:
         for estimator, style, color in zip(
             (identity_ste, clipped_ste, tanh_ste), ("-", "--", ":"), PALETTE, strict=False
         ):
-            x = torch.linspace(-2, 2, 801, requires_grad=True)
-            estimator(x, sign(x)).sum().backward()
-            assert x.grad is not None
-            axes.plot(x.detach(), x.grad, style, color=color, label=estimator.__name__)
+            axes.plot(*derivative(estimator), style, color=color, label=estimator.__name__)
         axes.set_xlabel("x")
         axes.set_ylabel("derivative used backward")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+
+
+def all_estimators(folder: Path) -> None:
+    """The same of every estimator: those that stay as they are, and the one that changes as training does."""
+    fixed = (identity_ste, clipped_ste, tanh_ste, approx_ste, swish_ste)
+    stages = (0.0, 0.25, 0.5, 0.75, 1.0)
+    with figure(folder / "estimators-all.png", (9, 3.8), columns=2) as (left, right):
+        for estimator, style, color in zip(fixed, ("-", "--", ":", "-.", "-"), PALETTE, strict=False):
+            left.plot(*derivative(estimator), style, color=color, label=estimator.__name__)
+        for progress, color in zip(stages, PALETTE, strict=False):
+            curve = derivative(partial(progressive_ste, progress=progress))
+            right.plot(*curve, color=color, label=f"{progress:g}")
+        left.set_ylabel("derivative used backward")
+        left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+        right.legend(
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1.0),
+            ncols=5,
+            frameon=False,
+            title="progressive_ste at progress",
+            columnspacing=1.2,
+        )
+        for axes in (left, right):
+            axes.set_xlabel("x")
+
+
+def derivative(estimator: StraightThrough) -> tuple[torch.Tensor, torch.Tensor]:
+    """x, and what the estimator passes back of a gradient of 1 there."""
+    x = torch.linspace(-2, 2, 801, requires_grad=True)
+    estimator(x, sign(x)).sum().backward()
+    assert x.grad is not None
+    return x.detach(), x.grad
 
 
 def latent_weights(folder: Path) -> None:
@@ -64,5 +108,5 @@ def latent_weights(folder: Path) -> None:
 
 if __name__ == "__main__":
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
-    for draw in (binarization, estimators, latent_weights):
+    for draw in (binarization, estimators, all_estimators, latent_weights):
         draw(out)

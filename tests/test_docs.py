@@ -43,10 +43,11 @@ def test_concepts() -> None:
     assert len(blocks("concepts.md")) == 4
 
 
-def test_figures_of_concepts(tmp_path: Path) -> None:
-    """The program that draws the page's figures draws those that it shows."""
+def test_figures_of_concepts_and_estimators(tmp_path: Path) -> None:
+    """The program that draws the two pages' figures draws those that they show."""
     subprocess.run([sys.executable, DOCS / "figures.py", tmp_path], check=True)
-    shown = re.findall(r"\]\(([\w-]+\.png)\)", (DOCS / "concepts.md").read_text(encoding="utf-8"))
+    text = "".join((DOCS / page).read_text(encoding="utf-8") for page in ("concepts.md", "estimators.md"))
+    shown = re.findall(r"\]\(([\w-]+\.png)\)", text)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(shown)
 
 

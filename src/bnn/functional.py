@@ -5,12 +5,14 @@ straight-through estimator says what the backward pass pretends instead. A quant
 
     identity_ste(w, sign(w))                BinaryConnect's weights
     clipped_ste(x, sign(x))                 BinaryNet's activations
+    approx_ste(x, sign(x))                  Bi-Real Net's activations
 
 Every function keeps the shape and device of its input, and its dtype unless told otherwise; there is no 0
 among its signs.
 """
 
 from collections.abc import Callable
+from typing import ParamSpec
 
 import torch
 from torch import Tensor
@@ -19,16 +21,21 @@ from bnn.runtime import _native
 
 __all__ = [
     "StraightThrough",
+    "approx_ste",
     "clipped_ste",
     "hard_sigmoid",
     "identity_ste",
+    "progressive_ste",
     "sign",
     "stochastic_sign",
+    "swish_ste",
     "tanh_ste",
 ]
 
 StraightThrough = Callable[[Tensor, Tensor], Tensor]
 """A straight-through estimator: called with (x, value), it returns `value` and sends the gradient to `x`."""
+
+P = ParamSpec("P")
 
 
 def hard_sigmoid(x: Tensor) -> Tensor:
@@ -122,7 +129,47 @@ def tanh_ste(x: Tensor, value: Tensor) -> Tensor:
     return _TanhSTE.apply(x, value.clone())  # type: ignore[no-untyped-call]
 
 
-def without_copy(ste: StraightThrough) -> StraightThrough:
+def approx_ste(x: Tensor, value: Tensor) -> Tensor:
+    """`value` forward; backward, the gradient times 2 - 2|x| where |x| < 1, and 0 elsewhere.
+
+    That is the derivative of ApproxSign, a polynomial of degree 2 on either side of 0 which meets the sign at
+    -1, 0 and 1: 2x + x^2 on [-1, 0), 2x - x^2 on [0, 1), the sign beyond (Bi-Real Net, Liu et al., 2018,
+    eq. 7).
+    """
+    return _ApproxSTE.apply(x, value.clone())  # type: ignore[no-untyped-call]
+
+
+def swish_ste(x: Tensor, value: Tensor, beta: float = 5.0) -> Tensor:
+    """`value` forward; backward, the gradient times beta (2 - z tanh(z / 2)) / (1 + cosh(z)) with z = beta x.
+
+    That is the derivative of SignSwish, SS(x) = 2 s(z) (1 + z (1 - s(z))) - 1 with the logistic function s
+    (BNN+, Darabi et al., 2018). It is beta at x = 0, and negative where |z| > 2.4, as SS overshoots ±1 and
+    comes back.
+
+    Args:
+        x, value: as for every estimator.
+        beta: the larger, the nearer SS is to the sign. For another than 5 in a quantizer:
+            `functools.partial(swish_ste, beta=10.0)`.
+    """
+    return _swish(x, value.clone(), beta)
+
+
+def progressive_ste(x: Tensor, value: Tensor, progress: float | Tensor) -> Tensor:
+    """`value` forward; backward, the gradient times k t (1 - tanh(t x)^2), with t = 10^(2 progress - 1).
+
+    That is the derivative of k tanh(t x) with k = max(1 / t, 1), IR-Net's error decay estimator (Qin et al.,
+    2020, eq. 12 and 13). In the course of training it turns from nearly the identity's, at progress 0, by way
+    of tanh's, at 1/2, into a peak of height 10 at x = 0, which is nearer to that of the sign.
+
+    Args:
+        x, value: as for every estimator.
+        progress: the share of training that is over, from 0 to 1; a tensor of one entry is never read on
+            the host. `bnn.quantizers.ProgressiveSign` keeps it.
+    """
+    return _progressive(x, value.clone(), progress)
+
+
+def without_copy(ste: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """The estimator for a value that nobody else holds: the result takes its memory instead of a copy."""
     return _WITHOUT_COPY.get(id(ste), ste)
 
@@ -178,8 +225,80 @@ class _TanhSTE(torch.autograd.Function):
         return gradient * (1 - x.tanh() ** 2), None
 
 
-_WITHOUT_COPY: dict[int, StraightThrough] = {
+class _ApproxSTE(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, value: Tensor) -> Tensor:
+        return value.detach()
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        (x,) = ctx.saved_tensors
+        return gradient * (2 - 2 * x.abs()).clamp(min=0), None
+
+
+class _SwishSTE(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, value: Tensor, beta: float = 5.0) -> Tensor:
+        return value.detach()
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(inputs[0])
+        ctx.beta = inputs[2]
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        (x,) = ctx.saved_tensors
+        # By s(z) and s(-z), as cosh overflows: 1 / (1 + cosh z) = 2 s(z) s(-z), tanh(z / 2) = s(z) - s(-z).
+        # At ±1000 one of them is 0 in every dtype, and z is finite, so that their product is.
+        z = (ctx.beta * x).clamp(-1000, 1000)
+        above, below = z.sigmoid(), (-z).sigmoid()
+        return gradient * (2 * ctx.beta * (above * below) * (2 - z * (above - below))), None, None
+
+
+class _ProgressiveSTE(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, value: Tensor, t: Tensor) -> Tensor:
+        return value.detach()
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # type: ignore[no-untyped-def]
+        x, _, t = inputs
+        ctx.save_for_backward(x, t)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        x, t = ctx.saved_tensors
+        k = (1 / t).clamp(min=1)
+        return gradient * (k * t * (1 - (t * x).tanh() ** 2)), None, None
+
+
+def _progressive(x: Tensor, value: Tensor, progress: float | Tensor) -> Tensor:
+    # A tensor of no axes: it does not change the dtype of x, compiled code takes any value of it, and on an
+    # accelerator nothing waits for it.
+    t = 10 ** (2 * torch.as_tensor(progress, dtype=torch.float32, device=x.device) - 1)
+    return _ProgressiveSTE.apply(x, value, t)  # type: ignore[no-untyped-call]
+
+
+def _swish(x: Tensor, value: Tensor, beta: float = 5.0) -> Tensor:
+    return _SwishSTE.apply(x, value, beta)  # type: ignore[no-untyped-call]
+
+
+_WITHOUT_COPY: dict[int, Callable[..., Tensor]] = {
     id(identity_ste): _IdentitySTE.apply,
     id(clipped_ste): _ClippedSTE.apply,
     id(tanh_ste): _TanhSTE.apply,
+    id(approx_ste): _ApproxSTE.apply,
+    id(swish_ste): _swish,
+    id(progressive_ste): _progressive,
 }

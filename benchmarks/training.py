@@ -1,0 +1,192 @@
+"""Seconds an epoch: ours, deterministic and stochastic, beside the float twin in plain PyTorch, in one run.
+
+    python benchmarks/training.py [--network mlp | cnn] [--batch 256] [--threads 2] [--larq] [--profile]
+
+Networks take turns, a block of steps each, so that what else the machine does falls on all of them alike.
+Images are random, of MNIST's or CIFAR-10's shape and number: no data set is needed, and the time does not
+depend on them. `--larq` adds Larq on TensorFlow: pip install -r benchmarks/larq.txt.
+"""
+
+import argparse
+import os
+from collections.abc import Callable
+from statistics import median, quantiles
+from time import perf_counter
+from typing import Any
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as `bnn train` does; read when torch is imported
+
+import torch
+from torch import nn
+
+from bnn import models
+from bnn.bench.machine import describe
+from bnn.building import build, lr_factor, make_optimizer
+from bnn.config import TrainConfig
+from bnn.distributed import World
+from bnn.loop import Batches, train_epoch
+from bnn.runs import State
+from bnn.samples import Samples
+from bnn.tables import table
+
+Block = Callable[[int], None]
+"""Trains for so many steps."""
+
+CLASSES = 10
+NETWORKS = {
+    "mlp": ("mnist", "binaryconnect_mlp", (1, 28, 28), 50_000),
+    "cnn": ("cifar10", "binaryconnect_cnn", (3, 32, 32), 45_000),
+}
+
+
+def random_samples(shape: tuple[int, ...], n: int) -> Samples:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (n, *shape), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, CLASSES, (n,), generator=generator)
+    moments = (1, shape[0], 1, 1)
+    return Samples(images, labels, torch.full(moments, 0.5), torch.full(moments, 0.3))
+
+
+def ours(options: argparse.Namespace, fit: Samples, **changes: Any) -> Block:
+    """The loop of `bnn train`, without validation."""
+    recipe, _, shape, _ = NETWORKS[options.network]
+    config = TrainConfig.from_recipe(
+        recipe, batch_size=options.batch, width=options.width, loss="cross_entropy", augment="none", **changes
+    )
+    torch.manual_seed(0)
+    model = build(config, shape, CLASSES)
+    optimizer = make_optimizer(config, model)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(config, step / 1000))
+    state = State(model, optimizer, schedule, torch.Generator(), [], [], shape, CLASSES)
+    world = World(0, 1, torch.device("cpu"))
+
+    def block(steps: int) -> None:
+        part = Samples(fit.images[: steps * options.batch], fit.labels, fit.mean, fit.std)
+        batches = Batches(options.batch, steps, 1)
+        train_epoch(1, config, state, model, batches, part, None, world, lambda done, steps: None)
+
+    return block
+
+
+def plain(options: argparse.Namespace, fit: Samples, precision: str, fused: bool) -> Block:
+    """The float twin as one writes it in PyTorch."""
+    _, name, shape, _ = NETWORKS[options.network]
+    torch.manual_seed(0)
+    model: nn.Module = getattr(models, name)(shape, CLASSES, options.width)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=fused)
+    loss_function = nn.CrossEntropyLoss()
+
+    def block(steps: int) -> None:
+        model.train()
+        order = torch.randperm(steps * options.batch)
+        total = 0.0
+        for step in range(steps):
+            index = order[step * options.batch : (step + 1) * options.batch]
+            x = (fit.images[index].float() / 255 - fit.mean) / fit.std
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                logits = model(x)
+            loss = loss_function(logits.float(), fit.labels[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+
+    return block
+
+
+def larq(options: argparse.Namespace, fit: Samples) -> Block:
+    """The MLP in Larq: ±1 kernels by its `SteSign`, clipped; Adam; compiled by Keras."""
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import larq as lq  # type: ignore[import-not-found]
+    import tensorflow as tf  # type: ignore[import-untyped]
+
+    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
+    binary = {"kernel_quantizer": "ste_sign", "kernel_constraint": "weight_clip", "use_bias": False}
+    layers: list[Any] = [tf.keras.layers.Flatten(input_shape=(28, 28, 1))]
+    for units in (options.width, options.width, options.width, CLASSES):
+        layers += [lq.layers.QuantDense(units, **binary), tf.keras.layers.BatchNormalization()]
+        layers += [tf.keras.layers.ReLU()] if units != CLASSES else []
+    model = tf.keras.Sequential(layers)
+    loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(tf.keras.optimizers.Adam(1e-3), loss)
+    images = (fit.images.float().numpy().reshape(-1, 28, 28, 1) / 255 - 0.5) / 0.3
+    labels = fit.labels.numpy()
+
+    def block(steps: int) -> None:
+        n = steps * options.batch
+        model.fit(images[:n], labels[:n], batch_size=options.batch, epochs=1, verbose=0)
+
+    return block
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", choices=NETWORKS, default="mlp")
+    parser.add_argument(
+        "--width", type=int, help="units, or channels of the first layer (default: 1024, 128)"
+    )
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--blocks", type=int, default=15, help="of each network")
+    parser.add_argument("--steps", type=int, help="of a block (default: 40; cnn: 2)")
+    parser.add_argument("--larq", action="store_true", help="add Larq on TensorFlow (mlp only)")
+    parser.add_argument("--profile", action="store_true", help="then print where the time of our step goes")
+    options = parser.parse_args()
+    options.width = options.width or (1024 if options.network == "mlp" else 128)
+    options.steps = options.steps or (40 if options.network == "mlp" else 2)
+    torch.set_num_threads(options.threads)
+    _, _, shape, samples = NETWORKS[options.network]
+    fit = random_samples(shape, options.steps * options.batch)
+    blocks: dict[str, Block] = {
+        "float, float32, Adam": plain(options, fit, "32", fused=False),
+        "float, bf16, fused Adam": plain(options, fit, "bf16", fused=True),
+        "deterministic, float32": ours(options, fit, weights="deterministic", precision="32"),
+        "stochastic, float32": ours(options, fit, weights="stochastic", precision="32"),
+        "deterministic, bf16": ours(options, fit, weights="deterministic", precision="bf16"),
+        "the same without diagnostics": ours(
+            options, fit, weights="deterministic", precision="bf16", diagnostics=False
+        ),
+        "stochastic, bf16": ours(options, fit, weights="stochastic", precision="bf16"),
+    }
+    if options.larq:
+        blocks["Larq, float32"] = larq(options, fit)
+    times: dict[str, list[float]] = {name: [] for name in blocks}
+    for turn in range(options.blocks + 1):
+        for name, block in blocks.items():
+            block(2)  # the caches are another network's
+            start = perf_counter()
+            block(options.steps)
+            if turn > 0:
+                times[name].append((perf_counter() - start) / options.steps * (samples // options.batch))
+
+    middle = {name: median(seconds) for name, seconds in times.items()}
+    rows = []
+    for name, seconds in times.items():
+        low, _, high = quantiles(seconds, n=4)
+        ratios = [
+            f"{middle[name] / middle[other]:.2f}"
+            for other in ("float, float32, Adam", "float, bf16, fused Adam", "deterministic, bf16")
+        ]
+        rows.append([name, f"{middle[name]:.2f}", f"{low:.2f} to {high:.2f}", *ratios])
+    print(f"{describe()['cpu']}, PyTorch {torch.__version__}")
+    print(
+        f"{options.network}, width {options.width}, batches of {options.batch}, {options.threads} threads\n"
+    )
+    heads = ["network", "s an epoch", "quartiles", "of float, float32", "of float, bf16", "of ours, bf16"]
+    print(table(heads, rows))
+    if options.profile:
+        _profile(blocks["deterministic, bf16"], options.steps)
+
+
+def _profile(block: Block, steps: int) -> None:
+    with torch.profiler.profile() as profile:
+        block(steps)
+    events = sorted(profile.key_averages(), key=lambda event: -event.self_cpu_time_total)[:14]
+    rows = [[e.key[:48], f"{e.self_cpu_time_total / steps:.0f}", f"{e.count / steps:.0f}"] for e in events]
+    print("\nour step, bf16, deterministic: where its time goes\n")
+    print(table(["operation", "µs a step", "calls"], rows))
+
+
+if __name__ == "__main__":
+    main()
