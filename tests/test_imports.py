@@ -44,6 +44,7 @@ TORCH_SIDE = [
     "aten",
     "packing",
     "freezing",
+    "model_summary",
     "reports",
     "runs",
     "samples",

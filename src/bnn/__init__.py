@@ -31,11 +31,21 @@ if TYPE_CHECKING:
     )
     from bnn.data import load_dataset
     from bnn.freezing import freeze, recalibrate
+    from bnn.optim import Bop
     from bnn.packed import PackedModel
     from bnn.packing import pack
-    from bnn.quantizers import Sign, StochasticSign
+    from bnn.quantizers import (
+        DoReFa,
+        MagnitudeAwareSign,
+        ProgressiveSign,
+        Sign,
+        StochasticSign,
+        Ternary,
+        set_progress,
+    )
     from bnn.runtime import Runner, load
     from bnn.serialization import FormatError
+    from bnn.summary import summary
 
 _HOME = {
     # deployment: numpy
@@ -44,13 +54,19 @@ _HOME = {
     "Runner": "bnn.runtime",
     "load": "bnn.runtime",
     "load_dataset": "bnn.data",
+    "summary": "bnn.summary",
     # training: torch
     "BinaryConv1d": "bnn.binarize",
     "BinaryConv2d": "bnn.binarize",
     "BinaryConv3d": "bnn.binarize",
     "BinaryLinear": "bnn.binarize",
+    "Bop": "bnn.optim",
+    "DoReFa": "bnn.quantizers",
+    "MagnitudeAwareSign": "bnn.quantizers",
+    "ProgressiveSign": "bnn.quantizers",
     "Sign": "bnn.quantizers",
     "StochasticSign": "bnn.quantizers",
+    "Ternary": "bnn.quantizers",
     "binarize": "bnn.binarize",
     "clip_latent_weights": "bnn.binarize",
     "freeze": "bnn.freezing",
@@ -59,6 +75,7 @@ _HOME = {
     "pack": "bnn.packing",
     "recalibrate": "bnn.freezing",
     "scaled_parameter_groups": "bnn.binarize",
+    "set_progress": "bnn.quantizers",
 }
 
 __all__ = [
@@ -66,11 +83,16 @@ __all__ = [
     "BinaryConv2d",
     "BinaryConv3d",
     "BinaryLinear",
+    "Bop",
+    "DoReFa",
     "FormatError",
+    "MagnitudeAwareSign",
     "PackedModel",
+    "ProgressiveSign",
     "Runner",
     "Sign",
     "StochasticSign",
+    "Ternary",
     "binarize",
     "clip_latent_weights",
     "freeze",
@@ -81,6 +103,8 @@ __all__ = [
     "pack",
     "recalibrate",
     "scaled_parameter_groups",
+    "set_progress",
+    "summary",
 ]
 
 
@@ -97,7 +121,7 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-_TORCH_SIDE = {"bnn.binarize", "bnn.freezing", "bnn.packing", "bnn.quantizers"}
+_TORCH_SIDE = {"bnn.binarize", "bnn.freezing", "bnn.optim", "bnn.packing", "bnn.quantizers"}
 
 
 def __dir__() -> list[str]:

@@ -120,7 +120,7 @@ def _make(quantizer: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _check_quantizer(quantizer: nn.Module, latent: Tensor) -> None:
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(latent.device.type, enabled=False):
         value = quantizer(latent)
     if value.shape != latent.shape or value.dtype != latent.dtype:
         raise ValueError(

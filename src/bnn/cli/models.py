@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,7 @@ from bnn.cli.text import listed, numbers, percent
 from bnn.data import load_dataset
 from bnn.images import read_image
 from bnn.runtime import Runner, load
-from bnn.summary import as_dict, layer_costs
-from bnn.tables import table
+from bnn.summary import packed_summary
 
 __all__ = ["load_model", "run_eval", "run_info", "run_predict"]
 
@@ -98,36 +98,17 @@ def run_predict(options: argparse.Namespace) -> int:
 
 def run_info(options: argparse.Namespace) -> int:
     runner, path = load_model(options.model, engine="reference")  # nothing is run
-    info = as_dict(runner.model, path.stat().st_size)
+    contract, about = runner.model.input, dict(runner.model.about)
+    summary = packed_summary(runner.model, path.stat().st_size)
     if options.json:
-        print(json.dumps(info))
+        print(json.dumps({"input": asdict(contract), "about": about, **summary.as_dict()}))
         return 0
-    rows = [
-        [
-            layer.name,
-            layer.operation,
-            "x".join(map(str, layer.output_shape)),
-            f"{layer.one_bit_weights:,}" if layer.one_bit_weights else "",
-            f"{layer.float_parameters:,}" if layer.float_parameters else "",
-            f"{layer.bytes:,}" if layer.bytes else "",
-            f"{layer.macs:,}" if layer.macs else "",
-            layer.macs_kind,
-        ]
-        for layer in layer_costs(runner.model)
-    ]
-    contract = runner.model.input
     print(f"{path}: takes {'x'.join(map(str, contract.shape))}", end="")
     print(
         f", uint8 pixels (mean {numbers(contract.mean)}, deviation {numbers(contract.std)})"
         * bool(contract.mean)
     )
-    print(", ".join(f"{key}: {value}" for key, value in sorted(info["about"].items())))
-    print()
-    head = ["layer", "operation", "output", "one-bit", "float", "bytes", "multiply-accumulates", "of"]
-    print(table(head, rows))
-    ratio = info["float_bytes"] / info["file_bytes"]
-    print(
-        f"\n{info['one_bit_weights']:,} one-bit weights and {info['float_parameters']:,} float parameters "
-        f"in {info['file_bytes']:,} bytes: {ratio:.1f} times smaller than in float32"
-    )
+    if about:
+        print(", ".join(f"{key}: {value}" for key, value in sorted(about.items())))
+    print(f"\n{summary}")
     return 0

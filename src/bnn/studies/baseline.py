@@ -24,14 +24,16 @@ _SEED: Mapping[str, Any] = {
 }
 _DECAYED = {**_SEED, "schedule": "cosine"}
 CHANGES: Mapping[str, Mapping[str, Any]] = {
-    "baseline": {**_SEED, "weights": "float", "dropout": 0.5},
+    "baseline, constant rate": {**_SEED, "weights": "float", "dropout": 0.5},
+    "baseline": {**_DECAYED, "weights": "float", "dropout": 0.5},
     "deterministic, constant rate": {**_SEED, "weights": "deterministic"},
     "deterministic": {**_DECAYED, "weights": "deterministic"},
     "stochastic": {**_DECAYED, "weights": "stochastic", "lr": 1e-2},
 }
 VARIANTS = {
-    "baseline": "float weights, dropout of one half, Adam at 0.001, batches of 256, as the seed has it",
-    "deterministic, constant rate": "its twin with signs, no dropout, the same rate throughout, as the seed",
+    "baseline, constant rate": "float weights, dropout of one half, Adam at 0.001, batches of 256",
+    "baseline": "the same with a rate that falls to 0",
+    "deterministic, constant rate": "its twin with signs, no dropout, the same rate throughout",
     "deterministic": "the same with a rate that falls to 0",
     "stochastic": "random signs in training, a rate that falls from 0.01 to 0; frozen to its signs",
 }
@@ -74,18 +76,28 @@ def draw(cells: Cells, options: Options, folder: Path) -> dict[str, str]:
         right.set_ylabel("validation accuracy (%)")
         for axes in (left, right):
             axes.set_xlabel("epoch")
+            axes.xaxis.get_major_locator().set_params(integer=True)
         left.figure.legend(
-            *left.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False
+            *left.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False
         )
     return {"curves.png": "Training loss and validation accuracy, mean of the seeds."}
 
 
 def conclude(summary: pd.DataFrame, cells: Cells) -> list[str]:
-    """What one bit costs here."""
-    accuracy = {name: 100 * np.mean([cell["accuracy"] for cell in of]) for name, of in cells.items()}
+    """What one bit costs here, with the standard error that the seeds leave."""
+
+    def cost(variant: str) -> str:
+        float_, binary = (
+            100 * np.array([c["accuracy"] for c in cells[name]]) for name in ("baseline", variant)
+        )
+        text = f"{float_.mean() - binary.mean():.2f}"
+        if len(binary) < 2:
+            return text
+        return f"{text} ± {np.hypot(float_.std(ddof=1), binary.std(ddof=1)) / len(binary) ** 0.5:.2f}"
+
     return [
-        f"One bit a weight costs {accuracy['baseline'] - accuracy['deterministic']:.2f} points of accuracy "
-        f"(stochastic training {accuracy['baseline'] - accuracy['stochastic']:.2f}), and the file has "
+        f"One bit a weight costs {cost('deterministic')} points of accuracy (difference of means ± its "
+        f"standard error; stochastic training {cost('stochastic')}), and the file has "
         f"{cells['baseline'][0]['bytes'] / cells['deterministic'][0]['bytes']:.1f} times fewer bytes."
     ]
 

@@ -95,6 +95,7 @@ def draw(cells: Cells, options: Options, folder: Path) -> dict[str, str]:
         for axes in (left, right):
             axes.set_yscale("log")
             axes.set_xlabel("epoch")
+            axes.xaxis.get_major_locator().set_params(integer=True)
         left.figure.legend(
             *left.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False
         )

@@ -155,6 +155,8 @@ def markdown(summary: pd.DataFrame) -> str:
 def _number(mean: float, deviation: float) -> str:
     if pd.isna(mean):
         return ""
+    if mean == round(mean) and not deviation > 0:  # a count that all seeds share
+        return f"{mean:,.0f}"
     return f"{mean:.4g}" if pd.isna(deviation) else f"{mean:.4f} ± {deviation:.4f}"
 
 
