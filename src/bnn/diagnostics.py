@@ -67,8 +67,11 @@ class LatentWatch:
 
     def __init__(self, model: nn.Module) -> None:
         self._latent = {
-            name: torch.atleast_1d(parameter.detach()) for name, parameter in named_latent_parameters(model)
+            name: torch.atleast_1d(parameter.detach())
+            for name, parameter in named_latent_parameters(model)
+            if parameter.numel() > 0
         }
+        self._before: list[Tensor] = []
         self._samples: list[_Sample] = []
 
     def begin_epoch(self, steps: int) -> None:
@@ -82,7 +85,11 @@ class LatentWatch:
             sample.step()
 
     def end_epoch(self) -> list[LayerState]:
-        """What there was to see, layer by layer."""
+        """What there was to see, layer by layer, since `begin_epoch`.
+
+        Raises:
+            ValueError: no epoch has begun.
+        """
         return [
             _state(name, latent, before, sample)
             for (name, latent), before, sample in zip(
@@ -100,7 +107,9 @@ class _Sample:
         self.distance, row = latent.numel() // SAMPLE + 1, latent.numel() // len(latent)
         while gcd(self.distance, row) > 1:
             self.distance += 1
-        self.latent = latent
+        # In the order of memory, which spares a copy of weights with channels last.
+        dense = latent.is_contiguous() or latent.is_contiguous(memory_format=torch.channels_last)
+        self.latent = latent.as_strided((latent.numel(),), (1,)) if dense else latent
         self.signs = self._signs()
         self.flips = torch.zeros(self.signs.shape, dtype=torch.int32, device=latent.device)
         self.early = self.flips.clone()  # flips before the window

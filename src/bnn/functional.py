@@ -102,7 +102,9 @@ _BITS = {torch.float32: torch.float32, torch.bfloat16: torch.uint16}
 def _compiled(function: Callable[..., None], x: Tensor, dtype: torch.dtype, *seed: Tensor) -> Tensor | None:
     """What a compiled pass makes of x, if that is float32 in a CPU's memory; else None."""
     plain = type(x) in (Tensor, torch.nn.Parameter) and x.device.type == "cpu" and x.dtype == torch.float32
-    if not plain or dtype not in _BITS or not x.is_contiguous() or torch._C._get_tracing_state():
+    # Whoever traces or watches operations would not see this one.
+    watched = torch._C._get_tracing_state() or torch._C._len_torch_dispatch_stack()
+    if not plain or dtype not in _BITS or not x.is_contiguous() or watched:
         return None
     try:
         entries = x.numpy()

@@ -120,7 +120,7 @@ def train_epoch(
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == batches.steps:
             since = step // CHECK_EVERY * CHECK_EVERY
             losses[since : step + 1] = world.mean(losses[since : step + 1])
-            _check_finite(losses[: step + 1], model, done, epoch)
+            _check_finite(losses[: step + 1], model, done, epoch, world)
             on_step(done + step + 1, config.epochs * batches.steps)
 
     world.average_buffers(model)
@@ -154,16 +154,19 @@ def _seed(world: World, seed: int, step: int) -> None:
 _KEPT = "(epoch {}); the last good checkpoint is kept: try a lower lr"
 
 
-def _check_finite(losses: Tensor, model: nn.Module, done: int, epoch: int) -> None:
-    """Of the epoch's losses so far, after `done` steps in the epochs before."""
+def _check_finite(losses: Tensor, model: nn.Module, done: int, epoch: int, world: World) -> None:
+    """Of the epoch's losses so far, the same in all processes, after `done` steps in the epochs before."""
     kept = _KEPT.format(epoch)
     wrong = (~losses.isfinite()).nonzero()
     if len(wrong):
         step = int(wrong[0])
         raise TrainingDiverged(f"the loss is {losses[step].item()} at step {done + step + 1} {kept}")
     # A NaN among the latent weights has a sign like any other, and the loss may stay finite.
-    for key, value in model.state_dict().items():
-        if value.is_floating_point() and not value.isfinite().all():
+    state = [(key, value) for key, value in model.state_dict().items() if value.is_floating_point()]
+    # Statistics are each process's own: all must hear of what one has found.
+    found = world.total(torch.stack([(~value.isfinite()).any() for _, value in state]).int()).tolist()
+    for (key, _), wrong_somewhere in zip(state, found, strict=True):
+        if wrong_somewhere:
             name = key.replace("parametrizations.", "").removesuffix(".original")
             raise TrainingDiverged(f"{name} holds NaN or infinity by step {done + len(losses)} {kept}")
 

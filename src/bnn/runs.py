@@ -81,7 +81,7 @@ def claim(out: Path, config: TrainConfig, force: bool) -> None:
 def _compare(before: TrainConfig, now: TrainConfig, out: Path) -> None:
     for f in fields(TrainConfig):
         old, new = getattr(before, f.name), getattr(now, f.name)
-        if old != new:
+        if old != new and f.name != "device":  # a run may move to another
             raise RunError(
                 f"{out} was made with {f.name} = {old!r}, not {new!r}: resume it as it was, or --force"
             )

@@ -61,10 +61,16 @@ def run_study(options: argparse.Namespace) -> int:
     for module in ("torch", "pandas"):
         require(module, "train")
     study = find(options.name)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ValueError("a study runs in one process: start it without torchrun")
     from bnn.studies.study import conduct, markdown
 
     asked = {name: getattr(options, name) for name in ("seeds", "epochs", "width")}
     settings = study.options(options.data, options.data_dir, options.device, **asked)
+    if study.takes_device:
+        from bnn.building import check_device
+
+        check_device(settings.device)  # before a folder is made
     out = Path(options.out or Path("studies") / f"{options.name}-{options.data}")
 
     def on_cell(variant: str, seed: int) -> None:

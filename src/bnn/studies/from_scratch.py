@@ -96,7 +96,7 @@ class _Watch:
         self.signs: NDArray[np.bool_] | None = None
         self.flips: list[int] = []
         self.validation: list[float] = []
-        self.flipped_late: NDArray[np.int64] | int = 0
+        self.flipped_late = np.zeros(x.shape[1], np.int64)
         self.weights: Array | None = None
 
     def __call__(self, step: int, w: Array, b: Array) -> None:
@@ -106,8 +106,8 @@ class _Watch:
         if self.signs is not None:
             flipped = signs != self.signs
             self.flips.append(int(flipped.sum()))
-            if step > self.steps - self.steps // 20:
-                self.flipped_late = self.flipped_late + flipped.sum(axis=1)
+            if step > self.steps - max(1, self.steps // 20):
+                self.flipped_late += flipped.sum(axis=1)
         self.signs, self.weights = signs, w
         every = max(1, self.steps // SAMPLES)
         if step % every == 0:
@@ -122,11 +122,13 @@ class _Watch:
         histogram = np.histogram(self.weights, bins=np.linspace(-1, 1, 81))[0]
         return {
             "flips_per_step": float(np.mean(self.flips[-max(1, self.steps // 20) :])),
-            "jitter": float(np.abs(np.diff(last)).mean()),
+            "jitter": float(np.abs(np.diff(last)).mean()) if len(last) > 1 else 0.0,
             "validation": self.validation,
-            "flips": [float(np.mean(part)) for part in np.array_split(self.flips, SAMPLES)],
+            "flips": [
+                float(np.mean(part)) for part in np.array_split(self.flips, min(SAMPLES, len(self.flips)))
+            ],
             "latent": histogram.tolist(),
-            "flipped_late": np.asarray(self.flipped_late).tolist(),
+            "flipped_late": self.flipped_late.tolist(),
         }
 
 
@@ -251,6 +253,7 @@ STUDY = Study(
     variants=VARIANTS,
     run=run,
     draw=draw,
+    takes_device=False,
     conclude=conclude,
     weights="the signs where training was with signs, else as each variant says",
     note="The test set is read once, with the final weights; but the seed's own loop decides by it.",

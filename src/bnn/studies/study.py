@@ -10,11 +10,23 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
 from bnn.files import write_atomically
 
-__all__ = ["Cells", "Options", "Study", "StudyError", "conduct", "markdown", "spread"]
+__all__ = [
+    "Cells",
+    "Difference",
+    "Options",
+    "Study",
+    "StudyError",
+    "conduct",
+    "difference",
+    "markdown",
+    "spread",
+]
 
 
 class StudyError(ValueError):
@@ -58,6 +70,7 @@ class Study:
         draw: (cells, options, folder) writes figures; their names with captions.
         conclude: (summary table, cells) to sentences for the report.
         weights: which weights are tested.
+        takes_device: whether `device` has a say: what is NumPy's, or is too small to gain, stays on the CPU.
         note: what else must be said of the data, such as where test figures appear.
         full: settings below which a report calls itself reduced, where the default one is no full run.
         long: what it took, and on what, where that was more than half an hour on two cores.
@@ -71,6 +84,7 @@ class Study:
     draw: Callable[[Cells, Options, Path], Mapping[str, str]]
     conclude: Callable[[pd.DataFrame, Cells], Sequence[str]]
     weights: str
+    takes_device: bool = True
     note: str = ""
     full: Mapping[str, Options] = field(default_factory=dict)
     long: str = ""
@@ -86,6 +100,8 @@ class Study:
         if data not in self.settings:
             raise StudyError(f"study {self.name} runs on {', '.join(self.settings)}, not {data!r}")
         given = {name: value for name, value in changes.items() if value is not None}
+        if device != "cpu" and not self.takes_device:
+            raise StudyError(f"study {self.name} runs on the CPU, not on {device!r}")
         for name, value in given.items():
             if value < 1:
                 raise StudyError(f"--{name} {value}: must be at least 1")
@@ -110,7 +126,7 @@ def conduct(
         the summary: a row for each variant, mean and standard deviation of each metric.
 
     Raises:
-        StudyError: the folder belongs to another study or other options.
+        StudyError: the folder belongs to another study or other options, or a file in it is damaged.
     """
     out = Path(out)
     _claim(study, options, out)
@@ -122,7 +138,7 @@ def conduct(
                 on_cell(variant, seed)
                 result = study.run(variant, seed, options, path.with_suffix(""))
                 write_atomically(path, (json.dumps(result) + "\n").encode())
-            cells[variant].append(json.loads(path.read_text()))
+            cells[variant].append(_read(path))
     rows = [
         {"variant": variant, "seed": seed} | {k: v for k, v in cell.items() if not isinstance(v, list)}
         for variant, of_seeds in cells.items()
@@ -134,6 +150,50 @@ def conduct(
     summary = spread(table)
     write_atomically(out / "report.md", _report(study, options, summary, cells, figures).encode())
     return summary
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StudyError(f"{path} is damaged ({error}): delete it, and run the study again") from error
+    if not isinstance(content, dict) or not content:
+        raise StudyError(f"{path} is damaged (no object): delete it, and run the study again")
+    return content
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much larger the mean of some seeds' figures is than that of others'.
+
+    low, high: its 95 % interval (Welch's, for unequal variances); None where a single seed has no spread.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+
+    @property
+    def certain(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+    def __str__(self) -> str:
+        if self.low is None:
+            return f"{self.mean:+.2f} (one seed, so no spread)"
+        return f"{self.mean:+.2f} (95 % interval {self.low:+.2f} to {self.high:+.2f})"
+
+
+def difference(values: Sequence[float], others: Sequence[float], unit: float = 100) -> Difference:
+    """Of the means, in units of which 1 has so many: 100 for points of a share."""
+    a, b = unit * np.asarray(values, float), unit * np.asarray(others, float)
+    mean = float(a.mean() - b.mean())
+    if len(a) < 2 or len(b) < 2:
+        return Difference(mean, None, None)
+    if a.std() == b.std() == 0:
+        return Difference(mean, mean, mean)
+    interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    return Difference(mean, float(interval.low), float(interval.high))
 
 
 def spread(table: pd.DataFrame) -> pd.DataFrame:
@@ -167,7 +227,7 @@ def _claim(study: Study, options: Options, out: Path) -> None:
     }
     marker = out / "study.json"
     if marker.exists():
-        before = json.loads(marker.read_text())
+        before = _read(marker)
         for name, value in asked.items():
             if before.get(name) != value:
                 raise StudyError(
@@ -178,6 +238,10 @@ def _claim(study: Study, options: Options, out: Path) -> None:
         raise StudyError(f"{out} holds something else: choose another --out")
     (out / "cells").mkdir(parents=True, exist_ok=True)
     write_atomically(marker, (json.dumps(asked, indent=2) + "\n").encode())
+
+
+def _seeds(n: int) -> str:
+    return "one seed" if n == 1 else f"{n} seeds; mean ± standard deviation"
 
 
 def _report(
@@ -191,8 +255,8 @@ def _report(
     lines = [
         f"# {study.title}{how}",
         "",
-        f"{options.data}, {options.seeds} seeds; mean ± standard deviation. Weights at test time: "
-        f"{study.weights}. {study.note}".rstrip(),
+        f"{options.data}, {_seeds(options.seeds)}. Weights at test time: {study.weights}. "
+        f"{study.note}".rstrip(),
         "",
         f"    {command}",
         "",

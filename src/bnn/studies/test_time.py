@@ -38,6 +38,7 @@ def run(variant: str, seed: int, options: Options, folder: Path) -> dict[str, An
     changes: dict[str, Any] = {"epochs": options.epochs, "width": options.width, "seed": seed}
     if variant == "stochastic":
         changes |= {"weights": "stochastic", "lr": 1e-2}  # latent weights must get away from 0
+    changes["device"] = options.device
     config = TrainConfig.from_recipe(options.data, **changes)
     train(config, folder, data_dir=options.data_dir, resume=(folder / "config.toml").exists())
     contract = load(folder / "model.bnn", engine="reference").model.input
@@ -52,7 +53,7 @@ def run(variant: str, seed: int, options: Options, folder: Path) -> dict[str, An
         for weights, outputs in found.items():
             for model in _frozen(folder, weights):
                 if suffix:
-                    recalibrate(model, calibration.split(1000))
+                    recalibrate(model, calibration.chunk(-(-len(calibration) // 1000)))  # of one size
                 outputs.append(_probabilities(model, test))
         accuracies = {
             name: [(p.argmax(1) == labels).float().mean().item() for p in outputs]
