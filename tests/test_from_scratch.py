@@ -137,4 +137,4 @@ def test_on_mnist(mnist_dir: str) -> None:
     """MNIST in its documented setting: float 0.915 or better, one bit 0.895 or better."""
     x, t, test_x, test_t = load("mnist", mnist_dir)
     assert accuracy(logits(test_x, *train(x, t, binary=False, epochs=5)), test_t) > 0.915
-    assert accuracy(logits(test_x, *train(x, t)), test_t) > 0.89
+    assert accuracy(logits(test_x, *train(x, t)), test_t) >= 0.895

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn.data import load_dataset
+from bnn.data import DataError, load_dataset
 
 Array = NDArray[np.float64]
 Pair = tuple[Array, Array]  # of the weights and of the biases
@@ -106,7 +106,10 @@ if __name__ == "__main__":
     parser.add_argument("--data", default="digits", help="digits or mnist")
     parser.add_argument("--data-dir", help="where the data lies")
     options = parser.parse_args()
-    x, t, test_x, test_t = load(options.data, options.data_dir)
+    try:
+        x, t, test_x, test_t = load(options.data, options.data_dir)
+    except DataError as error:
+        parser.error(str(error))
     for name, binary in (("float", False), ("one bit", True)):
         v = logits(test_x, *train(x, t, binary=binary))
         print(f"{name:8s} test accuracy {accuracy(v, test_t):.4f}, loss {cross_entropy(v, test_t):.3f}")

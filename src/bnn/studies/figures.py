@@ -6,21 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from bnn.files import replacing
+from bnn.reports import PALETTE
 
 __all__ = ["PALETTE", "figure"]
 
-PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")
-"""Paul Tol's bright colours, which readers who see fewer colours can tell apart."""
-
 
 @contextmanager
-def figure(path: Path, size: tuple[float, float], columns: int = 1) -> Iterator[Any]:
-    """Axes, or several side by side, to draw on; then a PNG, written whole or not at all."""
+def figure(path: Path, size: tuple[float, float], columns: int = 1, rows: int = 1) -> Iterator[Any]:
+    """Axes, or an array of several, to draw on; then a PNG, written whole or not at all."""
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 
     drawing = Figure(figsize=size, layout="constrained")
-    axes = drawing.subplots(1, columns)
-    for each in [axes] if columns == 1 else axes:
+    axes = drawing.subplots(rows, columns, sharex=rows > 1, sharey="row" if rows > 1 else False)
+    for each in drawing.axes:
         each.grid(alpha=0.3)
         each.set_axisbelow(True)
         each.spines[["top", "right"]].set_visible(False)

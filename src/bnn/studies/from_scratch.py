@@ -21,29 +21,31 @@ from bnn.from_scratch import (
     train,
 )
 from bnn.studies.figures import PALETTE, figure
-from bnn.studies.study import Cells, Options, Study
+from bnn.studies.study import Cells, Options, Study, difference
 
 __all__ = ["STUDY"]
 
 VARIANTS = {
-    "as the seed": "the tutorial's own loop: weights start in [0, 1], so all at +1; the rate decays when the "
-    "*test* loss rises, and the fifth rise ends it",
+    "as the seed": "the tutorial's own loop, on all training images: weights start in [0, 1], so all at "
+    "+1; the rate decays when the *test* loss rises, and the fifth rise ends it",
     "float": "real-valued weights",
     "float, then binarized": "the same training; the signs of its weights are tested",
     "one bit": "BinaryConnect, deterministic; the rate falls to 0",
     "one bit, biases too": "the biases are binarized as well",
     "one bit, constant rate": "BinaryConnect without decay",
-    "one bit, Adam": "BinaryConnect by Adam, whose rate falls to 0",
+    "one bit, Adam": "BinaryConnect by Adam, at a rate that falls from 0.03 to 0",
+    "one bit, Adam, constant rate": "BinaryConnect by Adam at 0.03",
     "one bit, batches of 1000": "BinaryConnect with ten times larger batches, so a tenth of the steps",
 }
 SAMPLES = 40  # points of a curve
+LOOKS = 20  # at the validation accuracy in the last twentieth of training
 
 
 def run(variant: str, seed: int, options: Options, folder: Path) -> dict[str, Any]:
     """Trains a variant; test accuracy and loss of its final weights, and how much it jittered."""
     x, t, test_x, test_t = load(options.data, options.data_dir)
     if variant == "as the seed":
-        return _as_the_seed(x, t, test_x, test_t, seed, options)
+        return _as_the_seed(x, t, test_x, test_t, seed)
     held = len(x) // 6
     validation_x, validation_t, x, t = x[-held:], t[-held:], x[:-held], t[:-held]
     settings: dict[str, Any] = {"epochs": options.epochs, "seed": seed}
@@ -51,9 +53,9 @@ def run(variant: str, seed: int, options: Options, folder: Path) -> dict[str, An
         settings["binary"] = False
     if variant == "one bit, biases too":
         settings["binary_biases"] = True
-    if variant == "one bit, constant rate":
+    if variant.endswith("constant rate"):
         settings["decay"] = False
-    if variant == "one bit, Adam":
+    if variant.startswith("one bit, Adam"):
         settings |= {"direction": _adam(), "alpha": 0.03}
     if variant == "one bit, batches of 1000":
         settings["batch"] = min(1000, len(x) // 4)
@@ -94,8 +96,11 @@ class _Watch:
         self.binary_biases = settings.get("binary_biases", False)
         self.steps = settings["epochs"] * (samples // settings.get("batch", 100))
         self.signs: NDArray[np.bool_] | None = None
+        self.late = max(1, self.steps // 20)  # steps at the end that are looked at closely
         self.flips: list[int] = []
+        self.distances: list[float] = []
         self.validation: list[float] = []
+        self.validation_late: list[float] = []
         self.flipped_late = np.zeros(x.shape[1], np.int64)
         self.weights: Array | None = None
 
@@ -103,26 +108,34 @@ class _Watch:
         if not self.binary:
             return
         signs = w >= 0
-        if self.signs is not None:
+        if self.signs is not None and self.weights is not None:
             flipped = signs != self.signs
             self.flips.append(int(flipped.sum()))
-            if step > self.steps - max(1, self.steps // 20):
+            if step > self.steps - self.late:
                 self.flipped_late += flipped.sum(axis=1)
+                self.distances.append(float(np.abs(w - self.weights).sum()))
         self.signs, self.weights = signs, w
-        every = max(1, self.steps // SAMPLES)
-        if step % every == 0:
+        left = self.steps - step
+        look = step % max(1, self.steps // SAMPLES) == 0
+        look_closely = left < self.late and left % max(1, self.late // LOOKS) == 0
+        if look or look_closely:
             v = logits(self.x, binarize(w), binarize(b) if self.binary_biases else b)
-            self.validation.append(accuracy(v, self.t))
+            found = accuracy(v, self.t)
+            self.validation += [found] * look
+            self.validation_late += [found] * look_closely
 
     def result(self) -> dict[str, Any]:
-        """flips_per_step: over the last twentieth of the steps. jitter: the mean change of the validation
-        accuracy from look to look, over the last quarter."""
-        last = self.validation[-len(self.validation) // 4 :]
+        """All but the lists are of the last twentieth of the steps. jitter: the mean change of the validation
+        accuracy from one of twenty looks to the next. near_zero: the share of latent weights below 0.02.
+        """
         assert self.weights is not None
+        looks = self.validation_late
         histogram = np.histogram(self.weights, bins=np.linspace(-1, 1, 81))[0]
         return {
-            "flips_per_step": float(np.mean(self.flips[-max(1, self.steps // 20) :])),
-            "jitter": float(np.abs(np.diff(last)).mean()) if len(last) > 1 else 0.0,
+            "flips_per_step": float(np.mean(self.flips[-self.late :])),
+            "distance_per_step": float(np.mean(self.distances)),
+            "near_zero": float(np.mean(np.abs(self.weights) < 0.02)),
+            "jitter": float(np.abs(np.diff(looks)).mean()) if len(looks) > 1 else 0.0,
             "validation": self.validation,
             "flips": [
                 float(np.mean(part)) for part in np.array_split(self.flips, min(SAMPLES, len(self.flips)))
@@ -132,13 +145,11 @@ class _Watch:
         }
 
 
-def _as_the_seed(
-    x: Array, t: Array, test_x: Array, test_t: Array, seed: int, options: Options
-) -> dict[str, Any]:
-    """The tutorial's loop as it stands, with batches of 100, which it does not name."""
+def _as_the_seed(x: Array, t: Array, test_x: Array, test_t: Array, seed: int) -> dict[str, Any]:
+    """The tutorial's loop as it stands; its batches, of a size it does not name, are 100 random images."""
     rng = np.random.default_rng(seed)
     w, b = rng.uniform(0, 1, (x.shape[1], t.shape[1])), np.ones(t.shape[1])
-    alpha, previous, rises, losses = 0.5, 0.0, 0, [0.0]
+    alpha, previous, rises = 0.5, 0.0, 0
     for step in range(1, 10_001):
         rows = rng.integers(0, len(x), 100)
         w_bin = binarize(w)
@@ -147,7 +158,6 @@ def _as_the_seed(
         if step % 200 == 0:
             v = logits(test_x, w_bin, b)  # the weights before the update, as there
             loss = cross_entropy(v, test_t)
-            losses.append(loss)
             if previous < loss:
                 alpha, rises = 0.9 * alpha, rises + 1
             previous = loss
@@ -157,6 +167,9 @@ def _as_the_seed(
 
 
 # --- figures ----------------------------------------------------------------------------------------------
+
+
+LATENT = ("one bit", "one bit, constant rate", "one bit, Adam")
 
 
 def draw(cells: Cells, options: Options, folder: Path) -> dict[str, str]:
@@ -171,22 +184,20 @@ def draw(cells: Cells, options: Options, folder: Path) -> dict[str, str]:
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.set_xlabel("test accuracy (%): each seed, and the mean")
-    with figure(folder / "jitter.png", (10, 3.6), columns=2) as (left, right):
-        for color, name in zip(PALETTE, one_bit, strict=False):
+    with figure(folder / "jitter.png", (2.1 * len(one_bit), 4.2), columns=len(one_bit), rows=2) as panels:
+        for (upper, lower), name in zip(panels.T, one_bit, strict=True):
             first = cells[name][0]
-            progress = np.linspace(0, 100, len(first["validation"]))
-            left.plot(progress, 100 * np.array(first["validation"]), color=color, label=name)
-            right.plot(np.linspace(0, 100, SAMPLES), np.array(first["flips"]) + 0.01, color=color, label=name)
-        left.set_ylabel("validation accuracy (%), seed 0")
-        right.set_ylabel("signs flipped a step")
-        right.set_yscale("log")
-        for axes in (left, right):
-            axes.set_xlabel("training done (%)")
-        handles = left.get_legend_handles_labels()
-        left.figure.legend(*handles, loc="outside upper center", ncols=3, frameon=False)
+            looks, flips = 100 * np.array(first["validation"]), first["flips"]
+            upper.plot(np.linspace(0, 100, len(looks) + 1)[1:], looks, color=PALETTE[0])
+            lower.plot(np.linspace(0, 100, len(flips) + 1)[1:], flips, color=PALETTE[1])
+            upper.set_title(name.removeprefix("one bit, "), fontsize=10)
+            lower.set_xlabel("training done (%)")
+        panels[0, 0].set_ylabel("validation accuracy (%)")
+        panels[1, 0].set_ylabel("signs flipped a step")
+        panels[1, 0].set_ylim(bottom=0)
     with figure(folder / "latent.png", (8, 3.2)) as axes:
         edges = np.linspace(-1, 1, 81)
-        for color, name in zip(PALETTE, one_bit[:1] + one_bit[2:4], strict=False):
+        for color, name in zip(PALETTE, LATENT, strict=False):
             counts = np.mean([cell["latent"] for cell in cells[name]], axis=0)
             axes.stairs(100 * counts / counts.sum(), edges, color=color, label=name)
         axes.set_xlabel("latent weight at the end")
@@ -218,28 +229,38 @@ def conclude(summary: pd.DataFrame, cells: Cells) -> Sequence[str]:
     def of(name: str, metric: str = "accuracy") -> NDArray[np.float64]:
         return np.array([cell[metric] for cell in cells[name]])
 
-    def jitter(name: str) -> str:
-        flips, points = of(name, "flips_per_step").mean(), 100 * of(name, "jitter").mean()
-        return f"{flips:.1f} signs and {points:.2f} points"
+    def mean(name: str, metric: str, unit: float = 1) -> str:
+        values = unit * of(name, metric)
+        return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
 
-    after, one_bit = of("float, then binarized").mean(), of("one bit").mean()
-    effect = of("one bit, biases too") - of("one bit")
-    error = effect.std(ddof=1) / np.sqrt(len(effect)) if len(effect) > 1 else float("nan")
-    verdict = "an effect" if abs(effect.mean()) > 2 * error else "nothing that the seeds tell from noise"
-    constant = of("one bit, constant rate").mean()
+    after = difference(of("float, then binarized"), of("one bit"))
+    biases = difference(of("one bit, biases too"), of("one bit"), paired=True)
+    verdict = "an effect" if biases.certain else "nothing that the seeds tell from noise"
+    constant = "one bit, constant rate"
+    lines = [
+        f"**Binarizing after training instead?** {after} points, against weights trained as signs.",
+        "",
+        f"**Binarizing the biases too?** {biases} points, seed by seed: {verdict}.",
+        "",
+        "**Why is training jittery, and what cures it?** In the last twentieth of training:",
+        "",
+        "| variant | signs flipped a step | L1 distance of a step | latent weights within 0.02 of 0 (%) | "
+        "change of validation accuracy from look to look (points) | that, against a constant rate |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in (name for name in VARIANTS if name.startswith("one bit")):
+        change = "" if name == constant else str(difference(of(name, "jitter"), of(constant, "jitter")))
+        lines.append(
+            f"| {name} | {mean(name, 'flips_per_step')} | {mean(name, 'distance_per_step')} | "
+            f"{mean(name, 'near_zero', 100)} | {mean(name, 'jitter', 100)} | {change} |"
+        )
+    gain = difference(of("one bit"), of(constant))
     return [
-        f"**Binarizing after training instead?** {after:.4f} against {one_bit:.4f}, for weights that were "
-        "trained as what they will be.",
+        *lines,
         "",
-        f"**Binarizing the biases too?** Seed by seed it changes the accuracy by {effect.mean():+.4f}, with "
-        f"a standard error of {error:.4f}: {verdict}.",
-        "",
-        "**Why is training jittery?** Latent weights gather at 0, where every step turns some of their "
-        "signs, each a jump of 2 in a weight. Signs flipped a step at the end, and the change of validation "
-        f"accuracy from one look to the next: at a constant rate {jitter('one bit, constant rate')}; with a "
-        f"rate that falls to 0 {jitter('one bit')}; with Adam besides {jitter('one bit, Adam')}; with large "
-        f"batches {jitter('one bit, batches of 1000')}. The weights that training happens to end with have "
-        f"an accuracy of {constant:.4f} at a constant rate, and {one_bit:.4f} with one that falls to 0.",
+        "A step turns the signs of those latent weights that lie closer to 0 than it is long, and each of "
+        f"them is a jump of 2 in a weight. A rate that falls to 0 ends with {gain} points of test accuracy "
+        "against a constant one.",
     ]
 
 

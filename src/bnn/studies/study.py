@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from bnn.files import write_atomically
@@ -166,7 +167,8 @@ def _read(path: Path) -> dict[str, Any]:
 class Difference:
     """How much larger the mean of some seeds' figures is than that of others'.
 
-    low, high: its 95 % interval (Welch's, for unequal variances); None where a single seed has no spread.
+    low, high: its 95 % interval by Student's t (Welch's, for unequal variances, unless seeds are paired);
+    None where a single seed has no spread.
     """
 
     mean: float
@@ -184,15 +186,19 @@ class Difference:
         return f"{self.mean:+.2f} (95 % interval {self.low:+.2f} to {self.high:+.2f})"
 
 
-def difference(values: Sequence[float], others: Sequence[float], unit: float = 100) -> Difference:
-    """Of the means, in units of which 1 has so many: 100 for points of a share."""
+def difference(values: ArrayLike, others: ArrayLike, unit: float = 100, paired: bool = False) -> Difference:
+    """Of the means, in units of which 1 has so many: 100 for points of a share.
+
+    paired: each seed's two figures belong together, as they began alike: their differences are looked at.
+    """
     a, b = unit * np.asarray(values, float), unit * np.asarray(others, float)
     mean = float(a.mean() - b.mean())
     if len(a) < 2 or len(b) < 2:
         return Difference(mean, None, None)
     if a.std() == b.std() == 0:
         return Difference(mean, mean, mean)
-    interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    test = stats.ttest_rel(a, b) if paired else stats.ttest_ind(a, b, equal_var=False)
+    interval = test.confidence_interval(0.95)
     return Difference(mean, float(interval.low), float(interval.high))
 
 
