@@ -168,3 +168,10 @@ def test_watching_changes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "on" / "model.bnn").read_bytes() == (tmp_path / "off" / "model.bnn").read_bytes()
     assert not (tmp_path / "off" / "layers.csv").exists()
     assert (tmp_path / "off" / "metrics.csv").read_text().splitlines()[1].split(",")[5:10] == [""] * 5
+
+
+def test_an_epoch_must_begin() -> None:
+    """Before `begin_epoch` there is nothing to tell, which is an error, unless no weight is binary."""
+    with pytest.raises(ValueError, match="begin_epoch"):
+        LatentWatch(binarize(nn.Linear(3, 3))).end_epoch()
+    assert LatentWatch(nn.Linear(3, 3)).end_epoch() == []

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from bnn import functional
 from bnn.functional import clipped_ste, hard_sigmoid, identity_ste, sign, stochastic_sign, tanh_ste
@@ -213,6 +214,12 @@ def test_compiled_passes_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.func.vmap(sign)(x)
     torch.func.vmap(stochastic_sign, randomness="different")(x)
     assert used[4:] == [False] * 6
+
+
+def test_whoever_traces_sees_every_operation() -> None:
+    """A graph that `make_fx` makes of signs computes those of other inputs too."""
+    graph = make_fx(lambda x: 2 * sign(x))(torch.randn(6))
+    assert graph(torch.tensor([1.0, -1.0, 0.0, -2.0, 3.0, -0.5])).tolist() == [2, -2, 2, -2, 2, -2]
 
 
 def test_vmap_draws_as_it_is_told() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from bnn.cli import main
 from bnn.studies import NAMES, find
-from bnn.studies.study import Cells, Options, Study, StudyError, conduct, markdown
+from bnn.studies.study import Cells, Options, Study, StudyError, conduct, difference, markdown
 
 
 def tiny(calls: list[tuple[str, int]], fail_at: tuple[str, int] | None = None) -> Study:
@@ -149,3 +149,65 @@ def test_activations_are_packed_as_trained(tmp_path: Path) -> None:
     epochs = pd.read_csv(tmp_path / "epochs.csv")
     assert list(epochs.columns[3:]) == ["loss_train", "loss_test", "acc_train", "acc_test"]
     assert len(epochs) == len(study.variants) * 4
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    """A cell or a marker that cannot be read is named, with what to do."""
+    study = tiny([])
+    conduct(study, study.options("digits"), tmp_path)
+    for path, content in (
+        (tmp_path / "cells" / "one-0.json", '{"accuracy": 0.'),
+        (tmp_path / "cells" / "one-0.json", "{}"),
+        (tmp_path / "study.json", "[]"),
+    ):
+        whole = path.read_bytes()
+        path.write_text(content)
+        with pytest.raises(
+            StudyError, match=f"{path.name} is damaged .*: delete it, and run the study again"
+        ):
+            conduct(study, study.options("digits"), tmp_path)
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("name", ["from-scratch", "activations"])
+def test_studies_that_take_no_device_refuse_one(name: str) -> None:
+    """Rather than to ignore it."""
+    with pytest.raises(StudyError, match=f"study {name} runs on the CPU, not on 'cuda'"):
+        find(name).options("digits", device="cuda")
+
+
+def test_a_study_is_one_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Under torchrun it is refused, and a device that is not there as well, before a folder is made."""
+    assert main(["study", "baseline", "--data", "digits", "--device", "tpu", "--out", "nowhere"]) == 2
+    assert "device = 'tpu' cannot be used" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["study", "baseline", "--data", "digits", "--out", "nowhere"]) == 2
+    assert "a study runs in one process" in capsys.readouterr().err
+    assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize("name", ["from-scratch", "regularizer", "baseline"])
+def test_one_seed_and_one_epoch(name: str, tmp_path: Path) -> None:
+    """The shortest run reports what it can, and claims nothing of a spread."""
+    study = find(name)
+    conduct(study, study.options("digits", seeds=1, epochs=1), tmp_path)
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "one seed, so no spread" in report
+    assert "nan" not in report.lower()
+    assert "one seed." in report
+
+
+def test_differences() -> None:
+    """Means, and intervals by Student's t: the closed form for two pairs of three."""
+    a, b = [0.01, 0.02, 0.03], [0.03, 0.05, 0.07]
+    apart = difference(a, b)
+    # Variances 1 and 4 points squared: standard error sqrt(5 / 3), by Welch 2.94 degrees of freedom, t 3.22.
+    assert (apart.mean, apart.certain) == (pytest.approx(-3), False)
+    assert (apart.low, apart.high) == (pytest.approx(-7.15, abs=0.02), pytest.approx(1.15, abs=0.02))
+    # Paired: differences -2, -3, -4, standard error 1 / sqrt(3), t(2) = 4.303.
+    together = difference(a, b, paired=True)
+    assert (together.low, together.high) == (pytest.approx(-5.484, abs=1e-3), pytest.approx(-0.516, abs=1e-3))
+    assert together.certain
+    assert str(together) == "-3.00 (95 % interval -5.48 to -0.52)"
+    assert str(difference([0.5], [0.25])) == "+25.00 (one seed, so no spread)"
+    assert not difference([0.5], [0.25]).certain

@@ -375,3 +375,17 @@ def test_a_folder_with_results_is_not_taken(tmp_path, name):
     with pytest.raises(RunError, match=str(tmp_path)):
         train(_config(), tmp_path)
     assert (tmp_path / name).read_text() == "x"
+
+
+def test_a_run_moves_to_another_device(tmp_path):
+    """What was begun on one device goes on on another: the name is no part of the run."""
+    stopped = RuntimeError("stop")
+
+    def stop(row):
+        raise stopped
+
+    with pytest.raises(RuntimeError, match="stop"):
+        train(_config(), tmp_path, on_epoch=stop)
+    assert len(_metrics(tmp_path)) == 1
+    train(_config(device="cpu:0"), tmp_path, resume=True)
+    assert len(_metrics(tmp_path)) == 2

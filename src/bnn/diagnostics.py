@@ -90,6 +90,8 @@ class LatentWatch:
         Raises:
             ValueError: no epoch has begun.
         """
+        if len(self._samples) != len(self._latent):
+            raise ValueError("end_epoch: call begin_epoch first")
         return [
             _state(name, latent, before, sample)
             for (name, latent), before, sample in zip(

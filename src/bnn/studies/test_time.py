@@ -85,6 +85,8 @@ def _probabilities(model: nn.Module, images: Tensor) -> Tensor:
 
 def draw(cells: Cells, options: Options, folder: Path) -> dict[str, str]:
     """Accuracy of each way, as trained and recalibrated."""
+    from matplotlib.ticker import NullLocator
+
     with figure(folder / "accuracy.png", (10, 3.4), columns=2) as panels:
         for axes, (variant, of_seeds) in zip(panels, cells.items(), strict=True):
             for offset, color, suffix in ((-0.12, PALETTE[1], ""), (0.12, PALETTE[0], ", recalibrated")):
@@ -96,8 +98,10 @@ def draw(cells: Cells, options: Options, folder: Path) -> dict[str, str]:
             axes.invert_yaxis()
             axes.set_title(f"{variant} training", fontsize=10)
             axes.set_xscale("log")
+            low, high = axes.get_xlim()
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_xticks([tick for tick in (1, 1.5, 2, 3, 5, 10, 20, 50, 100) if low < tick < high])
             axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_formatter("{x:g}")
             axes.set_xlabel("test error (%), logarithmic")
         handles = panels[0].get_legend_handles_labels()
         panels[0].figure.legend(*handles, loc="outside upper center", ncols=2, frameon=False)
