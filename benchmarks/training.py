@@ -128,15 +128,15 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--blocks", type=int, default=15, help="of each network")
-    parser.add_argument("--steps", type=int, help="of a block (default: 40; cnn: 2)")
+    parser.add_argument("--blocks", type=int, default=8, help="of each network")
+    parser.add_argument("--steps", type=int, help="of a block (default: an epoch's; cnn: 2)")
     parser.add_argument("--larq", action="store_true", help="add Larq on TensorFlow (mlp only)")
     parser.add_argument("--profile", action="store_true", help="then print where the time of our step goes")
     options = parser.parse_args()
     options.width = options.width or (1024 if options.network == "mlp" else 128)
-    options.steps = options.steps or (40 if options.network == "mlp" else 2)
-    torch.set_num_threads(options.threads)
     _, _, shape, samples = NETWORKS[options.network]
+    options.steps = options.steps or (samples // options.batch if options.network == "mlp" else 2)
+    torch.set_num_threads(options.threads)
     fit = random_samples(shape, options.steps * options.batch)
     blocks: dict[str, Block] = {
         "float, float32, Adam": plain(options, fit, "32", fused=False),
