@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import cycle, pairwise
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,8 @@ def draw(cells: Cells, options: Options, folder: Path) -> dict[str, str]:
     ]
     pd.DataFrame(rows).to_csv(folder / "epochs.csv", index=False)
     with figure(folder / "accuracy.png", (8, 4.2)) as axes:
-        styles = [(color, line) for line in ("-", "--") for color in PALETTE]
+        # Three kinds of lines in turn, so that one shows through another that it lies under.
+        styles = zip(PALETTE, cycle(("-", "--", ":")), strict=False)
         for (color, line), (variant, of_seeds) in zip(styles, cells.items(), strict=False):
             accuracy = 100 * np.array([cell["history"] for cell in of_seeds])[:, :, 3]
             axes.plot(range(1, options.epochs + 1), accuracy.mean(axis=0), line, color=color, label=variant)
