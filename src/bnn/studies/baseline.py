@@ -105,7 +105,7 @@ STUDY = Study(
     settings={
         "mnist": Options("mnist", seeds=3, epochs=20, width=1024),
         "digits": Options("digits", seeds=1, epochs=40, width=128),
-        "cifar10": Options("cifar10", seeds=1, epochs=5, width=32),
+        "cifar10": Options("cifar10", seeds=1, epochs=2, width=32),
     },
     variants=VARIANTS,
     run=run,
