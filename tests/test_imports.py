@@ -43,6 +43,7 @@ TORCH_SIDE = [
     "translation",
     "aten",
     "packing",
+    "unpacking",
     "freezing",
     "model_summary",
     "reports",

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from bnn.runtime import Runner, load
     from bnn.serialization import FormatError
     from bnn.summary import summary
+    from bnn.unpacking import to_torch
 
 _HOME = {
     # deployment: numpy
@@ -76,6 +77,7 @@ _HOME = {
     "recalibrate": "bnn.freezing",
     "scaled_parameter_groups": "bnn.binarize",
     "set_progress": "bnn.quantizers",
+    "to_torch": "bnn.unpacking",
 }
 
 __all__ = [
@@ -105,6 +107,7 @@ __all__ = [
     "scaled_parameter_groups",
     "set_progress",
     "summary",
+    "to_torch",
 ]
 
 
@@ -121,7 +124,14 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-_TORCH_SIDE = {"bnn.binarize", "bnn.freezing", "bnn.optim", "bnn.packing", "bnn.quantizers"}
+_TORCH_SIDE = {
+    "bnn.binarize",
+    "bnn.freezing",
+    "bnn.optim",
+    "bnn.packing",
+    "bnn.quantizers",
+    "bnn.unpacking",
+}
 
 
 def __dir__() -> list[str]:
