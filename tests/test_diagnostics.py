@@ -95,19 +95,19 @@ def test_every_shape_and_layout() -> None:
         assert all(state.flip_ratio == 1 and state.dead_units == 0 for state in states)
 
 
-HEALTHY = LayerState("fc1.weight", 100, 0.001, 0.05, 0.2, 0.0, 0.0, (1.0,))
+HEALTHY = LayerState("fc1.weight", 100, 0.001, 0.08, 0.2, 0.0, 0.0, (1.0,))
 
 
 @pytest.mark.parametrize(
     ("changes", "ending", "words"),
     [
         ({}, False, None),
-        ({"flip_ratio": 0.01}, True, None),
+        ({"flip_ratio": 0.04}, True, None),
         ({"flips_per_step": 0.31}, False, "31 % of signs flip every step: lower its learning rate"),
         (
             {},
             True,
-            "5 % of signs changed in the last epoch: let the learning rate fall to 0, or train for longer",
+            "8 % of signs changed in the last epoch: let the learning rate fall to 0, or train for longer",
         ),
         ({"flip_ratio": 0.0}, False, "no sign flipped in the epoch: raise its learning rate"),
         ({"flip_ratio": 0.0}, True, None),
@@ -137,7 +137,7 @@ def test_overall_weighs_layers_by_their_size() -> None:
     assert overall([]) == {}
     assert layers_csv([layers[:1]]).splitlines() == [
         "epoch,layer,flips_per_step,flip_ratio,saturation,oscillation,dead_units",
-        "1,fc1.weight,0.001,0.05,0.2,0.0,0.0",
+        "1,fc1.weight,0.001,0.08,0.2,0.0,0.0",
     ]
 
 

@@ -171,7 +171,7 @@ def advice(layers: Sequence[LayerState], ending: bool = False) -> list[str]:
             lines.append(
                 f"{of}{_percent(layer.flips_per_step)} of signs flip every step: lower its learning rate"
             )
-        elif ending and layer.flip_ratio > 0.02:
+        elif ending and layer.flip_ratio > 0.05:
             lines.append(
                 f"{of}{_percent(layer.flip_ratio)} of signs changed in the last epoch: let the learning rate "
                 "fall to 0, or train for longer"
