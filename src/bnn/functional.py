@@ -176,7 +176,9 @@ def without_copy(ste: Callable[P, Tensor]) -> Callable[P, Tensor]:
     return _WITHOUT_COPY.get(id(ste), ste)
 
 
-class _IdentitySTE(torch.autograd.Function):
+class _Estimator(torch.autograd.Function):
+    """`value` forward, in its own memory; backward, what a subclass makes of the gradient and x."""
+
     # `x + (value - x).detach()` is the customary one-liner; it rounds: a sampled +1 may become 0.99999994.
     generate_vmap_rule = True
 
@@ -184,6 +186,12 @@ class _IdentitySTE(torch.autograd.Function):
     def forward(x: Tensor, value: Tensor) -> Tensor:
         return value.detach()
 
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(inputs[0])
+
+
+class _IdentitySTE(_Estimator):
     @staticmethod
     def setup_context(ctx: object, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         pass
@@ -193,51 +201,21 @@ class _IdentitySTE(torch.autograd.Function):
         return gradient, None
 
 
-class _ClippedSTE(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, value: Tensor) -> Tensor:
-        return value.detach()
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(inputs[0])
-
+class _ClippedSTE(_Estimator):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         (x,) = ctx.saved_tensors
         return gradient * (x.abs() <= 1), None
 
 
-class _TanhSTE(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, value: Tensor) -> Tensor:
-        return value.detach()
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(inputs[0])
-
+class _TanhSTE(_Estimator):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         (x,) = ctx.saved_tensors
         return gradient * (1 - x.tanh() ** 2), None
 
 
-class _ApproxSTE(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, value: Tensor) -> Tensor:
-        return value.detach()
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(inputs[0])
-
+class _ApproxSTE(_Estimator):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         (x,) = ctx.saved_tensors
