@@ -14,7 +14,7 @@ from statistics import median, quantiles
 from time import perf_counter
 from typing import Any
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as `bnn train` does; read when torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", "50000")  # as `bnn train` does; read when torch is imported
 
 import torch
 from torch import nn

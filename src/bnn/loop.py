@@ -100,8 +100,8 @@ def train_epoch(
         fit, batches.size, config.augment, state.shuffler, (world.rank, world.size), batches.accumulate
     )
 
-    for step in range(batches.steps):
-        _seed(world, config.seed, done + step)
+    for step, seed in enumerate(_seeds(config.seed, world.rank, epoch, batches.steps)):
+        _seed(seed, world.device)
         optimizer.zero_grad()
         for piece in range(1, batches.accumulate + 1):
             x, labels = next(pieces)
@@ -143,12 +143,17 @@ def train_epoch(
     return row, layers
 
 
-def _seed(world: World, seed: int, step: int) -> None:
+def _seeds(seed: int, rank: int, epoch: int, steps: int) -> list[int]:
+    """A seed for each step of an epoch in a process, of 64 bits."""
+    states: list[int] = np.random.SeedSequence((seed, rank, epoch)).generate_state(steps, np.uint64).tolist()
+    return states
+
+
+def _seed(seed: int, device: torch.device) -> None:
     """Seeds what this process draws in a step, random signs and dropout: no draw depends on those before."""
-    mixed = int(np.random.SeedSequence((seed, world.rank, step)).generate_state(1, np.uint64)[0])
-    torch.default_generator.manual_seed(mixed)  # `torch.manual_seed` looks for every kind of device: 0.1 ms
-    if world.device.type == "cuda":
-        torch.cuda.manual_seed(mixed)
+    torch.default_generator.manual_seed(seed)  # `torch.manual_seed` looks for every kind of device: 0.1 ms
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 _KEPT = "(epoch {}); the last good checkpoint is kept: try a lower lr"
@@ -164,11 +169,17 @@ def _check_finite(losses: Tensor, model: nn.Module, done: int, epoch: int, world
     # A NaN among the latent weights has a sign like any other, and the loss may stay finite.
     state = [(key, value) for key, value in model.state_dict().items() if value.is_floating_point()]
     # Statistics are each process's own: all must hear of what one has found.
-    found = world.total(torch.stack([(~value.isfinite()).any() for _, value in state]).int()).tolist()
+    bad = torch.tensor([_has_nan_or_infinity(value) for _, value in state], dtype=torch.int32)
+    found = world.total(bad.to(world.device)).tolist()
     for (key, _), wrong_somewhere in zip(state, found, strict=True):
         if wrong_somewhere:
             name = key.replace("parametrizations.", "").removesuffix(".original")
             raise TrainingDiverged(f"{name} holds NaN or infinity by step {done + len(losses)} {kept}")
+
+
+def _has_nan_or_infinity(value: Tensor) -> bool:
+    # A sum is one pass over memory, and tells but for those that overflow.
+    return not value.sum().isfinite() and not bool(value.isfinite().all())
 
 
 @torch.no_grad()

@@ -33,10 +33,15 @@ class Binarized(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         if self._open and self.training:
+            grad = torch.is_grad_enabled()
             if self._sample is None:
-                with torch.inference_mode(False), torch.enable_grad():
+                if grad:
                     self._sample = self.quantizer(latent)
-            sample = self._sample if torch.is_grad_enabled() else self._sample.detach()
+                else:
+                    with torch.inference_mode(False), torch.enable_grad():
+                        self._sample = self.quantizer(latent)
+            assert self._sample is not None
+            sample = self._sample if grad else self._sample.detach()
             # A sample made under autocast has its dtype, which must not leak into what autocast leaves out.
             return sample if torch.is_autocast_enabled(latent.device.type) else sample.to(latent.dtype)
         self.check_untouched()

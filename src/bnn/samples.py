@@ -31,10 +31,13 @@ class Samples:
         return len(self.images)
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        return self._normalised(self.images[index]), self.labels[index]
+        if isinstance(index, slice):
+            return self._normalised(self.images[index]), self.labels[index]
+        # `index_select` copies image by image, where `images[index]` goes entry by entry.
+        return self._normalised(self.images.index_select(0, index)), self.labels.index_select(0, index)
 
     def _normalised(self, images: Tensor) -> Tensor:
-        return (images.float() / 255 - self.mean) / self.std
+        return images.to(torch.float32, copy=True).div_(255).sub_(self.mean).div_(self.std)
 
     def batches(self, size: int = EVALUATION_BATCH) -> Iterator[tuple[Tensor, Tensor]]:
         return (self.batch(slice(start, start + size)) for start in range(0, len(self), size))
