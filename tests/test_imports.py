@@ -25,6 +25,7 @@ NUMPY_SIDE = [
     "runtime",
     "folding",
     "summary",
+    "export",
     "images",
     "config",
     "data",

@@ -31,6 +31,8 @@ OFTEN = 10
 """A weight oscillates if its sign flips more than so many times in the window."""
 BINS = 41
 """Of a layer's histogram, from -1 to 1."""
+HISTOGRAM = 65_536
+"""Weights of a layer that are counted in it: a bin is then off by some 3 % of itself."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class LayerState:
         saturation: share of latent weights at ±1, where clipping holds them.
         oscillation: share whose sign flipped more than 10 times in the last 100 steps (of the sample).
         dead_units: share of outputs none of whose latent weights moved: no gradient reaches them.
-        histogram: shares of latent weights in 41 equal bins from -1 to 1, those beyond in the outer ones.
+        histogram: shares of latent weights in 41 equal bins from -1 to 1, those beyond in the outer ones; of
+            layers with more than 65,536 weights, of an evenly spaced sample.
     """
 
     name: str
@@ -104,11 +107,7 @@ class _Sample:
     """Some of a layer's weights, evenly spaced, whose flips are counted."""
 
     def __init__(self, latent: Tensor, steps: int) -> None:
-        # A distance that shares no factor with a row's length, else the same few inputs would be looked at in
-        # every row.
-        self.distance, row = latent.numel() // SAMPLE + 1, latent.numel() // len(latent)
-        while gcd(self.distance, row) > 1:
-            self.distance += 1
+        self.distance = _distance(latent, SAMPLE)
         # In the order of memory, which spares a copy of weights with channels last.
         dense = latent.is_contiguous() or latent.is_contiguous(memory_format=torch.channels_last)
         self.latent = latent.as_strided((latent.numel(),), (1,)) if dense else latent
@@ -129,6 +128,17 @@ class _Sample:
         self.done += 1
 
 
+def _distance(latent: Tensor, count: int) -> int:
+    """From one weight to the next, of at most `count` that lie evenly spaced.
+
+    It shares no factor with a row's length, else the same few inputs would be looked at in every row.
+    """
+    distance, row = -(-latent.numel() // count), latent.numel() // len(latent)
+    while gcd(distance, row) > 1:
+        distance += 1
+    return distance
+
+
 def _state(name: str, latent: Tensor, before: Tensor, sample: _Sample) -> LayerState:
     n, sampled, units = latent.numel(), sample.flips.numel(), len(latent)
     moved = (latent != before).reshape(units, -1).any(1)
@@ -143,7 +153,8 @@ def _state(name: str, latent: Tensor, before: Tensor, sample: _Sample) -> LayerS
     flips, changed, saturated, oscillating, dead = (
         count / whole for count, whole in zip(torch.stack(counts).tolist(), of, strict=True)
     )
-    bins = torch.histc(latent.float().clamp(-1, 1), BINS, -1, 1) / n
+    shown = sample.latent.reshape(-1)[:: _distance(latent, HISTOGRAM)]
+    bins = torch.histc(shown.float().clamp(-1, 1), BINS, -1, 1) / shown.numel()
     return LayerState(name, n, flips, changed, saturated, oscillating, dead, tuple(bins.tolist()))
 
 

@@ -2,11 +2,12 @@
 
 import os
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["leftovers", "replacing", "write_atomically"]
+__all__ = ["leftovers", "replace_folder", "replacing", "write_atomically"]
 
 
 @contextmanager
@@ -45,3 +46,39 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def replace_folder(path: str | Path, files: Mapping[str, bytes]) -> None:
+    """Makes a folder of files, whole or not at all; a folder that is there already goes.
+
+    It is filled beside its place and then moved. Whoever is killed in between leaves a hidden folder, which
+    the next call for the same path removes.
+
+    Args:
+        path: the folder.
+        files: content by relative path, "/" between parts.
+    """
+    path = Path(path)
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.\d+\.(new|old)")
+    for entry in path.parent.iterdir():
+        if pattern.fullmatch(entry.name) and entry.is_dir():
+            shutil.rmtree(entry)
+    new, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
+    try:
+        for name, content in files.items():
+            file = new / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("wb") as opened:
+                opened.write(content)
+                opened.flush()
+                os.fsync(opened.fileno())
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
+    except OSError as error:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

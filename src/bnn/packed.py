@@ -1,5 +1,6 @@
 """PackedModel, the hub: training ends in one, and the runtime and every exporter start from one."""
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,10 @@ from bnn import serialization
 from bnn.nodes import INPUT, InputContract, Kind, Node, Shape, check_shape, ensure
 from bnn.serialization import FormatError
 
-__all__ = ["PackedModel"]
+__all__ = ["MODEL_FILE", "PackedModel", "model_file"]
+
+MODEL_FILE = "model.bnn"
+"""The model's name in a folder: a run's, or an exported one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,16 +79,39 @@ class PackedModel:
         """
         serialization.save(path, self.input, self.nodes, self.about)
 
+    def to_bytes(self) -> bytes:
+        """What `save` writes."""
+        return serialization.to_bytes(self.input, self.nodes, self.about)
+
     @classmethod
     def load(cls, path: str | Path) -> "PackedModel":
         """Reads a .bnn file, which may come from anywhere: everything is checked before use.
+
+        Args:
+            path: the file; or a folder with a `model.bnn`, such as a run's, or an exported one.
 
         Raises:
             FormatError: it is no sound .bnn file.
             OSError: it cannot be read.
         """
+        path = model_file(path)
         contract, nodes, about = serialization.load(path)
         try:
             return cls(contract, nodes, about)
         except ValueError as error:
             raise FormatError.of(path, error) from error
+
+
+def model_file(path: str | Path) -> Path:
+    """The .bnn file that a path means: itself, or that in a folder.
+
+    Raises:
+        IsADirectoryError: it is a folder without one.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    if not (path / MODEL_FILE).is_file():
+        problem = f"a folder without {MODEL_FILE}; if it is a run's, is its training finished?"
+        raise IsADirectoryError(errno.EISDIR, problem, str(path))
+    return path / MODEL_FILE

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from bnn.files import write_atomically
 from bnn.nodes import NODES, InputContract, Node, PackedWeight
 
-__all__ = ["FORMAT", "FormatError", "load", "save"]
+__all__ = ["FORMAT", "FormatError", "load", "save", "to_bytes"]
 
 FORMAT = 1
 """Version of the format. A reader refuses any other."""
@@ -50,6 +50,11 @@ def save(
     path: str | Path, contract: InputContract, nodes: tuple[Node, ...], about: Mapping[str, str]
 ) -> None:
     """Writes a .bnn file, whole or not at all. Raises OSError if it cannot."""
+    write_atomically(path, to_bytes(contract, nodes, about))
+
+
+def to_bytes(contract: InputContract, nodes: tuple[Node, ...], about: Mapping[str, str]) -> bytes:
+    """What `save` writes."""
     tensors: Tensors = {}
     graph = {
         "format": FORMAT,
@@ -58,7 +63,7 @@ def save(
         "about": dict(about),
     }
     text = json.dumps(graph, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    write_atomically(path, safetensors.numpy.save(tensors, metadata={"bnn": text}))
+    return safetensors.numpy.save(tensors, metadata={"bnn": text})
 
 
 def load(path: str | Path) -> Contents:

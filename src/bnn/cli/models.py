@@ -1,4 +1,4 @@
-"""`bnn eval`, `bnn predict`, `bnn info`: what is done with a packed model."""
+"""`bnn eval`, `bnn predict`, `bnn info`, `bnn export`: what is done with a packed model."""
 
 import argparse
 import json
@@ -10,20 +10,18 @@ import numpy as np
 
 from bnn.cli.text import listed, numbers, percent
 from bnn.data import load_dataset
+from bnn.export import TARGETS, export
 from bnn.images import read_image
+from bnn.packed import PackedModel, model_file
 from bnn.runtime import Runner, load
 from bnn.summary import packed_summary
 
-__all__ = ["load_model", "run_eval", "run_info", "run_predict"]
+__all__ = ["load_model", "run_eval", "run_export", "run_info", "run_predict"]
 
 
 def load_model(model: str, **options: Any) -> tuple[Runner, Path]:
     """A model by its file or its run's folder; `options` are those of `bnn.load`."""
-    path = Path(model)
-    if path.is_dir():
-        path = path / "model.bnn"
-        if not path.exists():
-            raise ValueError(f"{model}: a folder without model.bnn; is its training finished?")
+    path = model_file(model)
     return load(path, **options), path
 
 
@@ -111,4 +109,16 @@ def run_info(options: argparse.Namespace) -> int:
     if about:
         print(", ".join(f"{key}: {value}" for key, value in sorted(about.items())))
     print(f"\n{summary}")
+    return 0
+
+
+def run_export(options: argparse.Namespace) -> int:
+    path, to = model_file(options.model), options.to
+    of_target: dict[str, Any] = {"unpacked": True} if options.unpacked else {}
+    if to == "folder":
+        of_target["run"] = path.parent if Path(options.model).is_dir() else None
+    notes = export(PackedModel.load(path), to, options.out, force=options.force, **of_target)
+    print(f"{options.out}: {TARGETS[to].text}")
+    for line in notes:
+        print(f"  {line}")
     return 0

@@ -9,10 +9,11 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from bnn import __version__
 from bnn.cli.experiments import run_bench, run_study
-from bnn.cli.models import run_eval, run_info, run_predict
+from bnn.cli.models import run_eval, run_export, run_info, run_predict
 from bnn.cli.train import run_train
 from bnn.config import TrainConfig, recipes
 from bnn.data import DATASETS
+from bnn.export import TARGETS
 from bnn.runtime import ACTIVATIONS, ENGINES
 from bnn.studies import NAMES as STUDIES
 
@@ -95,6 +96,19 @@ def make_parser() -> argparse.ArgumentParser:
     info = _command(commands, "info", run_info, text, "bnn info runs/mnist/model.bnn")
     _model(info)
     _json(info)
+
+    text = "a packed model for C, ONNX, the browser, a model hub"
+    send = _command(commands, "export", run_export, text, "bnn export runs/mnist --to c mnist-c")
+    _model(send)
+    send.add_argument("out", metavar="OUT", help="the folder or file to write")
+    send.add_argument(
+        "--to",
+        required=True,
+        metavar="TARGET",
+        help="; ".join(f"{name}: {target.text}" for name, target in TARGETS.items()),
+    )
+    send.add_argument("--force", action="store_true", help="replace OUT; a folder only if it is an export")
+    send.add_argument("--unpacked", action="store_true", help="onnx: plain weights of ±1 in float32")
 
     compare = _command(
         commands,

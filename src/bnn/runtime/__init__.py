@@ -36,7 +36,7 @@ def load(
     """Reads a .bnn file and makes it callable.
 
     Args:
-        path: the file.
+        path: the file; or a folder with a `model.bnn`: a run's, or an exported one.
         engine: "native", or "reference": plain numpy, the definition of what is right.
         activations: "int8" rounds the floats that enter packed layers to 8 bits, by a scale for each
             sample: two to four times as fast, and no longer exact. `bnn eval --activations int8` shows what

@@ -1,0 +1,100 @@
+"""A packed model for other places: C, ONNX, a web page, a folder for a model hub.
+
+    from bnn.export import export
+
+    export(bnn.PackedModel.load("model.bnn"), "onnx", "model.onnx")
+
+Each target is a module of this package with a function from a model to the content of files; nothing is
+written before all of it is there, and then whole or not at all.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from bnn.export.target import Export, ExportError
+from bnn.files import leftovers, replace_folder, write_atomically
+from bnn.packed import PackedModel
+
+__all__ = ["MARKER", "TARGETS", "Export", "ExportError", "Target", "export"]
+
+MARKER = "bnn-export.json"
+"""Stands in every exported folder and says what it is; `force` replaces no folder without it."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a model can go.
+
+    Attributes:
+        text: what comes out, for help.
+        folder: whether that is a folder, or one file.
+        options: names of what the module's function takes beside the model.
+    """
+
+    text: str
+    folder: bool
+    options: tuple[str, ...] = ()
+
+
+TARGETS: Mapping[str, Target] = {
+    "onnx": Target("an ONNX file, for ONNX Runtime and others", False, ("unpacked",)),
+    "folder": Target("a folder fit for a model hub", True, ("run",)),
+}
+
+
+def export(
+    model: PackedModel, to: str, out: str | Path, *, force: bool = False, **options: Any
+) -> tuple[str, ...]:
+    """Writes a model for a target, whole or not at all.
+
+    Args:
+        model: a packed model.
+        to: a name in TARGETS.
+        out: the folder or file to write; must not exist.
+        force: replace it if it does; a folder only if it is an earlier export.
+        options: of the target, by name: `unpacked` (onnx), `run`, a run's folder (folder).
+
+    Returns:
+        Lines that say what was written: sizes and the like.
+
+    Raises:
+        ExportError: the target cannot express a node of the model, which is named.
+        ValueError: no such target or option.
+        FileExistsError: `out` exists and may not be replaced.
+        OSError: it cannot be written.
+    """
+    if to not in TARGETS:
+        raise ValueError(f"no target is named {to!r}: one of {', '.join(TARGETS)}")
+    target, out = TARGETS[to], Path(out)
+    for name in set(options) - set(target.options):
+        raise ValueError(f"--to {to} has no option {name!r}")
+    _check_free(out, target, force)  # before the work
+    make: Callable[..., Export] = import_module(f"bnn.export.{to}").make
+    result = make(model, **options)
+    if target.folder:
+        marker = json.dumps({"target": to, "files": sorted(result.files)}, indent=1) + "\n"
+        replace_folder(out, {**result.files, MARKER: marker.encode()})
+    else:
+        (content,) = result.files.values()
+        for leftover in leftovers(out):  # of an export that was killed
+            leftover.unlink()
+        write_atomically(out, content)
+    return result.notes
+
+
+def _check_free(out: Path, target: Target, force: bool) -> None:
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"{out.parent}: no such folder")
+    if not out.exists() and not out.is_symlink():
+        return
+    kind = "folder" if target.folder else "file"
+    if out.is_dir() != target.folder:
+        raise FileExistsError(f"{out}: exists and is no {kind}; this export is one")
+    if not force:
+        raise FileExistsError(f"{out}: exists; --force replaces it")
+    if target.folder and not (out / MARKER).is_file():
+        raise FileExistsError(f"{out}: not replaced: it is no export, for it has no {MARKER}")

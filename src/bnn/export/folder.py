@@ -1,0 +1,231 @@
+"""A packed model as a folder fit for a model hub: the model, a README that says what it is, and its run.
+
+The README is a model card: front matter in YAML for programs, below it the same for people. It says only
+what the model and its run's files say; a licence they do not have, and that is left to who publishes it.
+"""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bnn.export.target import Export
+from bnn.packed import MODEL_FILE, PackedModel
+from bnn.summary import Summary, packed_summary
+
+__all__ = ["make"]
+
+CONFIG, RESULT, CURVES = "config.toml", "result.json", "curves.png"
+OF_RUN = {
+    CONFIG: "the recipe as it was run; `bnn train config.toml` runs it again",
+    RESULT: "accuracies and sizes",
+    "metrics.csv": "loss, accuracy and more, by epoch",
+    "layers.csv": "flips and saturation of each layer, by epoch",
+    CURVES: "the same as figures",
+}
+"""What is taken from a run's folder, if it is there. Checkpoint and events are for training further."""
+
+ACCURACIES = ("trained", "frozen", "packed", "validation")
+
+
+def make(model: PackedModel, *, run: str | Path | None = None) -> Export:
+    """The folder of a model.
+
+    Args:
+        model: the packed model.
+        run: the folder of the run that the model is from, or an earlier export of it; None: only the model
+            and a README.
+
+    Raises:
+        ValueError: the run's model is another one, or a file of the run is not what it should be.
+        OSError: a file of the run cannot be read.
+    """
+    files = {MODEL_FILE: model.to_bytes()}
+    if run is not None:
+        files |= _files_of_run(Path(run), files[MODEL_FILE])
+    config = _parsed(files, CONFIG, tomllib.loads)
+    result = _parsed(files, RESULT, json.loads)
+    _check(config, result)
+    if config.get("data") != model.about.get("data") and isinstance(config.get("data"), str):
+        # No data set that others have but a folder, whose path is nobody else's business.
+        config["data"] = Path(config["data"]).name
+        files[CONFIG] = _recipe(config).encode()
+    readme = "\n".join([*_front_matter(model, config, result), "", *_card(model, files, config, result)])
+    files["README.md"] = readme.encode()
+    total = sum(map(len, files.values()))
+    notes = (
+        f"{len(files)} files, {total:,} bytes, of which the model has {len(files[MODEL_FILE]):,}",
+        "README.md names no licence: add `license: ...` to its front matter before you publish it",
+    )
+    return Export(files, notes)
+
+
+def _files_of_run(run: Path, model: bytes) -> dict[str, bytes]:
+    if (run / MODEL_FILE).read_bytes() != model:
+        raise ValueError(f"{run}: its {MODEL_FILE} is another model")
+    return {name: (run / name).read_bytes() for name in OF_RUN if (run / name).is_file()}
+
+
+def _parsed(files: Mapping[str, bytes], name: str, parse: Any) -> dict[str, Any]:
+    try:
+        content = parse(files[name].decode()) if name in files else {}
+    except ValueError as error:
+        raise ValueError(f"{name} of the run: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{name} of the run: not an object")
+    return content
+
+
+def _check(config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    for name, value in config.items():
+        if not isinstance(value, str | bool | int | float):
+            raise ValueError(f"{CONFIG} of the run: {name} is no value that a recipe can have")
+    for name in ACCURACIES:
+        value = result.get(name)
+        if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
+            raise ValueError(f"{RESULT} of the run: {name} is {value!r:.40}, no accuracy from 0 to 1")
+    samples = result.get("test_samples", 0)
+    if not isinstance(samples, int):
+        raise ValueError(f"{RESULT} of the run: test_samples is {samples!r:.40}, no number")
+
+
+def _recipe(config: Mapping[str, Any]) -> str:
+    """As `TrainConfig.to_toml` writes it: JSON's strings, numbers and booleans are TOML's too."""
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in config.items())
+
+
+# --- the card ---------------------------------------------------------------------------------------------
+
+
+def _text(value: object) -> str:
+    """On one line, and nothing in it that ends a string or a table's cell."""
+    line = " ".join(str(value).split())
+    return "".join(character for character in line if character.isprintable()).replace("|", "/")
+
+
+def _data(model: PackedModel, config: Mapping[str, Any]) -> str:
+    return _text(model.about.get("data") or config.get("data") or "")
+
+
+def _architecture(model: PackedModel) -> str:
+    return _text(model.about.get("model") or "network")
+
+
+def _front_matter(model: PackedModel, config: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
+    """YAML; its strings are in JSON's notation, which is YAML as well."""
+
+    def quoted(text: str) -> str:
+        return json.dumps(text, ensure_ascii=False)
+
+    tested = result.get("packed") is not None
+    data, is_image = _data(model, config), len(model.input.shape) == 3
+    one_bit = packed_summary(model).one_bit_weights > 0
+    lines = ["---", "library_name: binaryconnect"]
+    if is_image:
+        lines.append("pipeline_tag: image-classification")
+    lines += [
+        "tags:",
+        *(f"- {tag}" for tag in ("binaryconnect", *["binary-neural-network", "1-bit"] * one_bit)),
+    ]
+    if data:
+        lines += ["datasets:", f"- {quoted(data)}"]
+    if tested:
+        lines += ["metrics:", "- accuracy"]
+    if tested and data and is_image:
+        lines += [
+            "model-index:",
+            f"- name: {quoted(_architecture(model))}",
+            "  results:",
+            "  - task:",
+            "      type: image-classification",
+            "    dataset:",
+            f"      name: {quoted(data)}",
+            f"      type: {quoted(data)}",
+            "      split: test",
+            "    metrics:",
+            "    - type: accuracy",
+            f"      value: {float(result['packed'])!r}",
+        ]
+    return [*lines, "---"]
+
+
+def _card(
+    model: PackedModel, files: Mapping[str, bytes], config: Mapping[str, Any], result: Mapping[str, Any]
+) -> list[str]:
+    summary = packed_summary(model, len(files[MODEL_FILE]))
+    data = _data(model, config)
+    sections = [
+        [f"# {_architecture(model)}{f' on {data}' if data else ''}", *_what_it_is(model, summary)],
+        ["## How to run it", *_how_to_run(model, data)],
+        ["## Size", "```\n" + str(summary).replace("`", "'") + "\n```"],  # a node may be named anything
+        ["## Accuracy", *_accuracy(result, config, data)] if result else [],
+        ["## How it was trained", *_training(files, config)] if config else [],
+        ["## Files", *_list_of(files)],
+    ]
+    return ["\n\n".join(line for section in sections for line in section), ""]
+
+
+def _what_it_is(model: PackedModel, summary: Summary) -> list[str]:
+    contract = model.input
+    shape, outputs = "x".join(map(str, contract.shape)), "x".join(map(str, model.shapes[model.output.name]))
+    if summary.one_bit_weights:
+        floats = f"{summary.float_parameters:,} floats"
+        kind = f"{summary.one_bit_weights:,} weights of ±1, one bit each, and {floats}"
+    else:
+        kind = f"{summary.float_parameters:,} floats: no weight of it is packed to one bit"
+    lines = [f"A neural network of {kind}. It takes {shape} inputs and gives {outputs} scores."]
+    if contract.labels:
+        lines.append(f"Classes, by index: {', '.join(map(_text, contract.labels))}.")
+    if contract.mean:
+        lines.append("Raw pixels, uint8, are normalised inside; float32 is taken as normalised.")
+    return lines
+
+
+def _how_to_run(model: PackedModel, data: str) -> list[str]:
+    shape = ", ".join(map(str, model.input.shape))
+    kind = "uint8, raw pixels" if model.input.mean else "float32, normalised"
+    image = len(model.input.shape) == 3 and model.input.mean
+    return [
+        "With the Python package `binaryconnect`, without PyTorch; `folder` is the path of this folder:",
+        f"```python\nimport bnn\n\nnet = bnn.load(folder)\nnet.predict(x)  # x: {kind}, (n, {shape})\n```",
+        *(["On the command line: `bnn predict FOLDER IMAGE`."] if image else []),
+        *([f"`bnn eval FOLDER` measures the accuracy on the test set of {data}."] if data else []),
+    ]
+
+
+def _accuracy(result: Mapping[str, Any], config: Mapping[str, Any], data: str) -> list[str]:
+    def percent(name: str) -> str:
+        return f"{100 * float(result[name]):.2f} %"
+
+    seed = f", of one run, seed {config['seed']}" if "seed" in config else ""
+    where = f"the {result.get('test_samples', 0):,} test images of {data or 'the data'}"
+    rows = {
+        "packed": ("this model", "frozen_weights"),
+        "frozen": ("the same in PyTorch", "frozen_weights"),
+        "trained": ("as it was trained, in PyTorch", "trained_weights"),
+    }
+    table = ["| network | weights | accuracy |", "| --- | --- | --- |"]
+    for name, (text, weights) in rows.items():
+        if result.get(name) is not None:
+            table.append(f"| {text} | {_text(result.get(weights, ''))} | {percent(name)} |")
+    lines = [f"On {where}, read once, at the end{seed}:", "\n".join(table)]
+    if result.get("validation") is not None:
+        lines.append(f"On the validation set, by which choices are made: {percent('validation')}.")
+    return lines
+
+
+def _training(files: Mapping[str, bytes], config: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "`bnn train config.toml` with these fields:",
+        f"```toml\n{files[CONFIG].decode().strip()}\n```",
+    ]
+    return [*lines, f"![Loss and accuracy by epoch]({CURVES})"] if CURVES in files else lines
+
+
+def _list_of(files: Mapping[str, bytes]) -> list[str]:
+    texts = {
+        MODEL_FILE: "the network; its format is documented and needs no code of ours to be read",
+        **OF_RUN,
+    }
+    return ["\n".join(f"- `{name}`: {text}" for name, text in texts.items() if name in files)]
