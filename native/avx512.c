@@ -473,17 +473,22 @@ static void i16_product(const void *tables, int32_t rows, const void *prepared, 
     }
 }
 
-#define WITH_TABLES                                                                                          \
-    .f32 = {f32_weight_bytes, f32_prepare, f32_table_bytes}, .f32_tables = f32_tables,                       \
-    .f32_product = f32_product, .i16 = {i16_weight_bytes, i16_prepare, i16_table_bytes},                     \
-    .i16_tables = i16_tables, .i16_product = i16_product, .bits_bytes = bits_bytes,                          \
-    .bits_prepare = bits_prepare
+#define KERNELS(NAME, BITS_PRODUCT)                                                                          \
+    {.name = NAME,                                                                                           \
+     .bits_bytes = bits_bytes,                                                                               \
+     .bits_prepare = bits_prepare,                                                                           \
+     .bits_product = BITS_PRODUCT,                                                                           \
+     .f32 = {f32_weight_bytes, f32_prepare, f32_table_bytes},                                                \
+     .f32_tables = f32_tables,                                                                               \
+     .f32_product = f32_product,                                                                             \
+     .i16 = {i16_weight_bytes, i16_prepare, i16_table_bytes},                                                \
+     .i16_tables = i16_tables,                                                                               \
+     .i16_product = i16_product,                                                                             \
+     BNN_ELEMENTWISE}
 
-const bnn_kernels bnn_avx512 = {
-    .name = "avx512", WITH_TABLES, .bits_product = bits_product_shuffle, BNN_ELEMENTWISE};
+const bnn_kernels bnn_avx512 = KERNELS("avx512", bits_product_shuffle);
 
-const bnn_kernels bnn_avx512_popcnt = {
-    .name = "avx512-popcnt", WITH_TABLES, .bits_product = bits_product_popcnt, BNN_ELEMENTWISE};
+const bnn_kernels bnn_avx512_popcnt = KERNELS("avx512-popcnt", bits_product_popcnt);
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -176,6 +176,25 @@ private:
         return static_cast<const T *>(to);
     }
 
+    // Of a dtype that is known when it runs: BNN_I32, BNN_F32 or BNN_F64.
+    const void *copy(bnn_dtype dtype, nb::handle array)
+    {
+        if (dtype == BNN_I32) return copy<std::int32_t>(array);
+        return dtype == BNN_F64 ? static_cast<const void *>(copy<double>(array)) : copy<float>(array);
+    }
+
+    template <class T> const void *numbers(std::initializer_list<double> values)
+    {
+        T *to = static_cast<T *>(own(values.size() * sizeof(T)));
+        std::transform(values.begin(), values.end(), to, [](double v) { return static_cast<T>(v); });
+        return to;
+    }
+
+    const void *numbers(bnn_dtype dtype, std::initializer_list<double> values)
+    {
+        return dtype == BNN_F64 ? numbers<double>(values) : numbers<float>(values);
+    }
+
     template <class T> static void fill(T *to, std::size_t n, nb::handle from)
     {
         const auto values = nb::cast<std::vector<T>>(from);
@@ -201,6 +220,21 @@ private:
         return to;
     }
 
+    bnn_finish finish_of(nb::dict f)
+    {
+        bnn_finish finish{};
+        finish.computed = static_cast<bnn_dtype>(nb::cast<int>(f["computed"]));
+        finish.narrow = nb::cast<bool>(f["narrow"]);
+        finish.scale = copy(finish.computed, f["scale"]);
+        finish.shift = copy(finish.computed, f["shift"]);
+        finish.activation = static_cast<bnn_activation>(nb::cast<int>(f["activation"]));
+        finish.limits = numbers(finish.computed, {nb::cast<double>(f["low"]), nb::cast<double>(f["high"])});
+        finish.slope = copy<float>(f["slope"]);
+        finish.threshold = copy<std::int32_t>(f["threshold"]);
+        finish.flip = copy<std::uint64_t>(f["flip"]);
+        return finish;
+    }
+
     void add(nb::dict op, const bnn_kernels *kernels)
     {
         bnn_node node{};
@@ -217,7 +251,12 @@ private:
         fill(node.dilation, 2, op["dilation"]);
         fill(node.padding, 4, op["padding"]);
         node.groups = nb::cast<std::int32_t>(op["groups"]);
-        node.pad_value = nb::cast<double>(op["pad_value"]);
+        const bnn_dtype in = values_.at(static_cast<std::size_t>(node.inputs[0])).dtype;
+        const double pad = nb::cast<double>(op["pad_value"]);
+        if (in == BNN_BITS)
+            node.pad_sign = static_cast<std::int32_t>(pad);
+        else if (in == BNN_F32 || in == BNN_F64)
+            node.pad = numbers(in, {pad});
         node.count_padding = nb::cast<bool>(op["count_padding"]);
         if (!op["rows"].is_none())
             node.weight = prepare(kernels, node.op, op["rows"], node.groups, nb::cast<int>(op["n"]));
@@ -225,6 +264,7 @@ private:
             node.weight = copy<std::int8_t>(op["weight"]);
         else
             node.weight = copy<float>(op["weight"]);
+        const bnn_finish &finish = node.finish = finish_of(nb::cast<nb::dict>(op["finish"]));
         const auto segments = nb::cast<nb::list>(op["segments"]);
         if (nb::len(segments)) {
             auto *to = static_cast<bnn_segment *>(own(nb::len(segments) * sizeof(bnn_segment)));
@@ -234,10 +274,12 @@ private:
                 const auto s = nb::cast<nb::dict>(item);
                 const int channels = static_cast<int>(nb::cast<Array>(s["take"]).shape(0));
                 const int n = node.kernel[0] * node.kernel[1] * channels;
-                *to++ = bnn_segment{
-                    copy<std::int32_t>(s["take"]),  channels,
-                    nb::cast<int>(s["output"]),     static_cast<int>(nb::cast<Array>(s["rows"]).shape(0)),
-                    nb::cast<double>(s["divisor"]), prepare(kernels, node.op, s["rows"], 1, n)};
+                *to++ = bnn_segment{copy<std::int32_t>(s["take"]),
+                                    channels,
+                                    nb::cast<int>(s["output"]),
+                                    static_cast<int>(nb::cast<Array>(s["rows"]).shape(0)),
+                                    numbers(finish.computed, {nb::cast<double>(s["divisor"])}),
+                                    prepare(kernels, node.op, s["rows"], 1, n)};
             }
         }
         if (!op["border"].is_none()) {
@@ -245,27 +287,12 @@ private:
             node.border.row = copy<std::uint16_t>(b["row"]);
             node.border.column = copy<std::uint16_t>(b["column"]);
             node.border.columns = nb::cast<std::int32_t>(b["columns"]);
-            node.border.values = node.op == BNN_PRODUCT_BITS
-                                     ? static_cast<const void *>(copy<std::int32_t>(b["values"]))
-                                     : copy<double>(b["values"]);
+            const bool integers = node.op == BNN_PRODUCT_BITS || finish.threshold;
+            node.border.values = copy(integers ? BNN_I32 : finish.computed, b["values"]);
         }
         node.mean = copy<double>(op["mean"]);
         node.deviation = copy<double>(op["deviation"]);
         node.flip = copy<std::uint64_t>(op["flip"]);
-        const auto f = nb::cast<nb::dict>(op["finish"]);
-        bnn_finish &finish = node.finish;
-        finish.computed = static_cast<bnn_dtype>(nb::cast<int>(f["computed"]));
-        finish.narrow = nb::cast<bool>(f["narrow"]);
-        finish.scale = finish.computed == BNN_F64 ? static_cast<const void *>(copy<double>(f["scale"]))
-                                                  : copy<float>(f["scale"]);
-        finish.shift = finish.computed == BNN_F64 ? static_cast<const void *>(copy<double>(f["shift"]))
-                                                  : copy<float>(f["shift"]);
-        finish.activation = static_cast<bnn_activation>(nb::cast<int>(f["activation"]));
-        finish.low = nb::cast<double>(f["low"]);
-        finish.high = nb::cast<double>(f["high"]);
-        finish.slope = copy<float>(f["slope"]);
-        finish.threshold = copy<std::int32_t>(f["threshold"]);
-        finish.flip = copy<std::uint64_t>(f["flip"]);
         nodes_.push_back(node);
     }
 

@@ -20,7 +20,9 @@
    it is made, so any number of arenas may be run over it.
 
    Weights. Bit 1 means -1; a row of n signs is ceil(n / 64) little-endian uint64, its padding 0. An
-   instruction set wants them in an order of its own, which `bnn_prepare` makes of rows.
+   instruction set wants them in an order of its own, which `bnn_prepare` makes of rows. The portable kernels
+   take rows as they are, so that a plan over them may be a constant, made elsewhere: that is what a C export
+   is.
 
    Values are channels-last, (height, width, channels); a vector has height = width = 1. Signs are one bit
    each, the channels of a pixel padded to whole words. What the caller gives and gets is as PyTorch has it:
@@ -33,11 +35,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "bnn_config.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-enum { BNN_ALIGNMENT = 64 };
 
 typedef enum {
     BNN_OK = 0,
@@ -74,14 +76,15 @@ typedef enum {
     BNN_FROM_PLANES, /* (channels, height, width), a vector here, to channels-last; to BITS it takes signs too
                       */
     BNN_TO_PLANES,   /* the inverse */
-    BNN_NORMALIZE,   /* (x / 255 - mean) / deviation for each channel, in double: U8 to F64 */
+    BNN_NORMALIZE,   /* (x / 255 - mean) / deviation for each channel: U8 to F32 or F64 */
     BNN_QUANTIZE,    /* F32 or F64 to I8 by the sample's largest magnitude: outputs are it and the scale */
     BNN_MAP,         /* `finish` alone */
     BNN_PRODUCT_BITS, /* ±1 x ±1 */
     BNN_PRODUCT_F32,  /* float x ±1 */
     BNN_PRODUCT_F64,  /* the same in double, from F32 or F64 */
     BNN_PRODUCT_I8,   /* int8 x ±1; a second input is the sample's scale */
-    BNN_PRODUCT_U8,   /* raw pixels x ±1: exact integers, the normalisation folded in */
+    BNN_PRODUCT_U8,   /* raw pixels x ±1: exact integers, the normalisation folded in; the sums are of the
+                         dtype that is computed with, or, where they are compared, integers */
     BNN_DENSE,        /* float weights, from F32 or F64 */
     BNN_DEPTHWISE,    /* one filter of ±1 a channel, from BITS, F32, F64, or I8 with a scale */
     BNN_MAX_POOL,     /* BITS, I32, F32 or F64 */
@@ -102,7 +105,7 @@ typedef struct {
     const void *scale;  /* for each channel; scale and shift come together, or not at all */
     const void *shift;
     bnn_activation activation;
-    double low, high;         /* of BNN_HARDTANH */
+    const void *limits;       /* of BNN_HARDTANH: the lowest and the highest, of the dtype `computed` */
     const float *slope;       /* of BNN_PRELU, for each channel */
     const int32_t *threshold; /* for each channel; bit 1 where (sum >= threshold) == flip */
     const uint64_t *flip;     /* a bit for each channel */
@@ -118,10 +121,10 @@ typedef struct {
 
 /* Of raw pixels, the channels that are normalised with one deviation, and the outputs that they are for. */
 typedef struct {
-    const int32_t *take; /* these channels of the input */
+    const int32_t *take; /* these channels of the input; NULL: all, in order */
     int32_t channels;    /* how many */
     int32_t output, outputs;
-    double divisor; /* 255 * deviation */
+    const void *divisor; /* one number of the sums' dtype, 255 * deviation; not read for integers */
     const void *weight;
 } bnn_segment;
 
@@ -136,15 +139,17 @@ typedef struct {
     int32_t kernel[2], stride[2], dilation[2];
     int32_t padding[4]; /* top, bottom, left, right */
     int32_t groups;
-    double pad_value;      /* BNN_PRODUCT_BITS: -1, 0 or 1; with 0, border holds what is too much */
+    int32_t pad_sign;      /* of BITS: -1, 0 or 1; with 0, border holds what is too much */
+    const void *pad;       /* of F32 and F64: one entry; NULL: 0 */
     int32_t count_padding; /* BNN_AVG_POOL */
 
     const void *weight;          /* prepared, one group after the other; of BNN_DENSE float [group][k][out];
                                     of BNN_DEPTHWISE int8 [tap][channel] */
     const bnn_segment *segments; /* BNN_PRODUCT_U8 */
     int32_t n_segments;
-    bnn_border border; /* BNN_PRODUCT_BITS: int32, to be taken off; BNN_PRODUCT_U8: double, to be added */
-    const double *mean, *deviation; /* BNN_NORMALIZE: for each channel */
+    bnn_border
+        border; /* int32, to be taken off; of BNN_PRODUCT_U8 with F32 or F64 sums, to be added to them */
+    const void *mean, *deviation; /* BNN_NORMALIZE: for each channel, of the output's dtype */
     const uint64_t *flip; /* BNN_MAX_POOL of BITS: channels of which the smallest is wanted; may be NULL */
     bnn_finish finish;
 } bnn_node;
@@ -176,8 +181,8 @@ void bnn_prepare(const bnn_kernels *kernels, bnn_op op, const uint64_t *rows, in
 
 typedef struct {
     const bnn_kernels *kernels;
-    bnn_value *values;     /* 0 is the input, the last node's output is the output */
-    const bnn_node *nodes; /* in order */
+    const bnn_value *values; /* 0 is the input, the last node's output is the output */
+    const bnn_node *nodes;   /* in order */
     int32_t n_values, n_nodes;
     size_t row_bytes; /* of the arena, for each sample */
 } bnn_plan;
@@ -192,7 +197,7 @@ bnn_status bnn_arena_bytes(const bnn_plan *plan, int32_t rows, int32_t parts, si
 
 typedef struct {
     const void *input;
-    void *output; /* float */
+    void *output; /* float, or int32_t if the last value is that */
     int32_t rows, parts;
     void *arena;
     size_t scratch; /* bytes of the arena's end, for each part */

@@ -7,9 +7,6 @@
        static uint64_t below_word(const int32_t *z, const int32_t *limit);  64 entries: bit 1 where z < limit
  */
 
-#include <math.h>
-#include <string.h>
-
 #include "kernels.h"
 
 static int32_t least(int32_t a, int32_t b) { return a < b ? a : b; }
@@ -49,10 +46,10 @@ static void take_integers(const bnn_sums *sums, int32_t at, int32_t count, int32
     int32_t i;
     if (!n)
         memcpy(z, from, sizeof(int32_t) * (size_t)count);
-    else if (sums->correction)
-        for (i = 0; i < count; i++) z[i] = n - 2 * from[i] - sums->correction[at + i];
     else
         for (i = 0; i < count; i++) z[i] = n - 2 * from[i];
+    if (sums->correction)
+        for (i = 0; i < count; i++) z[i] -= sums->correction[at + i];
 }
 
 /* Thresholds compared, 64 at a time; bit 1 where (z >= threshold) == flip, that is, z < threshold xor flip.
@@ -81,7 +78,7 @@ static void compare(const bnn_finish *f, const bnn_sums *sums, int32_t first, in
         if (f->activation == BNN_RELU) {                                                                     \
             for (i = 0; i < count; i++) y[i] = y[i] <= 0 ? 0 : y[i];                                         \
         } else if (f->activation == BNN_HARDTANH) {                                                          \
-            const T low = (T)f->low, high = (T)f->high;                                                      \
+            const T low = ((const T *)f->limits)[0], high = ((const T *)f->limits)[1];                       \
             for (i = 0; i < count; i++) {                                                                    \
                 const T v = y[i] < low ? low : y[i];                                                         \
                 y[i] = v > high ? high : v;                                                                  \
@@ -100,25 +97,25 @@ ACTIVATE(double)
                             int32_t count, T *y)                                                             \
     {                                                                                                        \
         int32_t i;                                                                                           \
-        if (sums->dtype == BNN_I32) {                                                                        \
+        if (BNN_IS(sums->dtype, BNN_I32)) {                                                                  \
             const int32_t *z = (const int32_t *)sums->at + at, n = sums->counted;                            \
-            if (n && sums->correction) {                                                                     \
+            if (sums->correction) {                                                                          \
                 const int32_t *correction = sums->correction + at;                                           \
-                for (i = 0; i < count; i++) y[i] = (T)(n - 2 * z[i] - correction[i]);                        \
+                for (i = 0; i < count; i++) y[i] = (T)((n ? n - 2 * z[i] : z[i]) - correction[i]);           \
             } else if (n) {                                                                                  \
                 for (i = 0; i < count; i++) y[i] = (T)(n - 2 * z[i]);                                        \
             } else {                                                                                         \
                 for (i = 0; i < count; i++) y[i] = (T)z[i];                                                  \
             }                                                                                                \
-        } else if (sums->dtype == BNN_F32) {                                                                 \
+        } else if (BNN_IS(sums->dtype, BNN_F32)) {                                                           \
             const float *z = (const float *)sums->at + at;                                                   \
             for (i = 0; i < count; i++) y[i] = (T)z[i];                                                      \
-        } else {                                                                                             \
+        } else if (BNN_HAS(BNN_F64)) {                                                                       \
             const double *z = (const double *)sums->at + at;                                                 \
             for (i = 0; i < count; i++) y[i] = (T)z[i];                                                      \
         }                                                                                                    \
         if (sums->scale) {                                                                                   \
-            const T scale = (T) * sums->scale;                                                               \
+            const T scale = (T)sums->scale[0];                                                               \
             for (i = 0; i < count; i++) y[i] *= scale;                                                       \
         }                                                                                                    \
         if (f->scale) {                                                                                      \
@@ -147,32 +144,32 @@ static void finish(const bnn_finish *f, const bnn_sums *sums, bnn_dtype to, int3
 {
     int32_t i, j;
     if (f->threshold) {
-        compare(f, sums, first, count, out);
+        compare(f, sums, first, count, (uint64_t *)out);
         return;
     }
-    if (to == BNN_I32) {
+    if (BNN_IS(to, BNN_I32)) {
         take_integers(sums, 0, count, (int32_t *)out + first);
         return;
     }
-    if (to == BNN_F32 && f->computed == BNN_F32) { /* the common case: no detour over a buffer */
+    if (BNN_IS(to, BNN_F32) && f->computed == BNN_F32) { /* the common case: no detour over a buffer */
         compute_float(f, sums, 0, first, count, (float *)out + first);
         return;
     }
     for (i = 0; i < count; i += 64) {
         const int32_t here = least(64, count - i);
-        if (f->computed == BNN_F32) {
+        if (BNN_IS(f->computed, BNN_F32)) {
             float y[64];
             compute_float(f, sums, i, first + i, here, y);
-            if (to == BNN_BITS)
+            if (BNN_IS(to, BNN_BITS))
                 signs(y, here, (uint64_t *)out + (first + i) / 64);
-            else
+            else if (BNN_HAS(BNN_F64))
                 for (j = 0; j < here; j++) ((double *)out)[first + i + j] = y[j];
-        } else {
+        } else if (BNN_HAS(BNN_F64)) {
             double y[64];
             compute_double(f, sums, i, first + i, here, y);
-            if (to == BNN_BITS)
+            if (BNN_IS(to, BNN_BITS))
                 ((uint64_t *)out)[(first + i) / 64] = negative_word_f64(y, here);
-            else if (to == BNN_F32)
+            else if (BNN_IS(to, BNN_F32))
                 for (j = 0; j < here; j++) ((float *)out)[first + i + j] = (float)y[j];
             else
                 memcpy((double *)out + first + i, y, sizeof(double) * (size_t)here);
@@ -262,8 +259,13 @@ static void signs_from_planes(const float *planes, int32_t channels, size_t plan
 }
 #endif
 
-/* The members of bnn_kernels that are the functions above. */
+/* The last members of bnn_kernels, behind i16_product: the functions above, but for those that a bnn_config.h
+   leaves out. */
+#define BNN_IF(condition, function) ((condition) ? (function) : NULL)
 #define BNN_ELEMENTWISE                                                                                      \
-    .dense_f32 = dense_f32, .finish = finish, .signs = signs, .largest = largest, .quantize = quantize,      \
-    .add = add, .max = maximum, .from_planes = from_planes, .signs_from_planes = signs_from_planes,          \
-    .to_planes = to_planes
+    BNN_IF(BNN_HAS_OP(BNN_DENSE), dense_f32), finish, BNN_IF(BNN_HAS_FLOATS, signs),                         \
+        BNN_IF(BNN_HAS_OP(BNN_QUANTIZE), largest), BNN_IF(BNN_HAS_OP(BNN_QUANTIZE), quantize),               \
+        BNN_IF(BNN_HAS_OP(BNN_ADD), add), BNN_IF(BNN_HAS_OP(BNN_MAX_POOL) && BNN_HAS_FLOATS, maximum),       \
+        BNN_IF(BNN_HAS_OP(BNN_FROM_PLANES) && BNN_HAS_FLOATS, from_planes),                                  \
+        BNN_IF(BNN_HAS_OP(BNN_FROM_PLANES) && BNN_HAS_FLOATS, signs_from_planes),                            \
+        BNN_IF(BNN_HAS_OP(BNN_TO_PLANES) && BNN_HAS_FLOATS, to_planes)

@@ -5,7 +5,7 @@
 char *bnn_address(const bnn_plan *plan, const bnn_batch *batch, int32_t value)
 {
     if (value == 0) return (char *)(uintptr_t)batch->input; /* only read */
-    if (value == plan->nodes[plan->n_nodes - 1].output) return batch->output;
+    if (value == plan->nodes[plan->n_nodes - 1].output) return (char *)batch->output;
     return (char *)batch->arena + (size_t)batch->rows * plan->values[value].offset;
 }
 
@@ -34,7 +34,7 @@ void bnn_run_part(const bnn_plan *plan, const bnn_batch *batch, int32_t step, in
     j.scratch = (char *)batch->arena + plan->row_bytes * (size_t)batch->rows + batch->scratch * (size_t)part;
     j.first = 0;
     j.count = j.out->channels;
-    if (!bnn_is_product(node->op)) {
+    if (BNN_HAS_OTHERS && !bnn_is_product(node->op)) {
         bnn_run_operation(&j, part, batch->parts);
         return;
     }

@@ -3,8 +3,6 @@
 #ifndef BNN_ENGINE_H
 #define BNN_ENGINE_H
 
-#include <string.h>
-
 #include "kernels.h"
 
 typedef struct {     /* what one part of one node needs beside the values */
@@ -43,11 +41,15 @@ static inline int32_t bnn_entries(const bnn_value *v) { return v->height * v->wi
 
 static inline int bnn_is_product(bnn_op op) { return op >= BNN_PRODUCT_BITS && op <= BNN_DEPTHWISE; }
 
+/* Whether any other operation occurs; see kernels.h. */
+#define BNN_HAS_OTHERS ((BNN_OPS_USED & ~(((1u << BNN_DEPTHWISE) << 1) - (1u << BNN_PRODUCT_BITS))) != 0)
+
 static inline int bnn_is_windowed(bnn_op op) { return op >= BNN_PRODUCT_BITS && op <= BNN_AVG_POOL; }
 
 /* Part `part` of `parts` of n things: [from, to). */
 static inline void bnn_share(int32_t n, int32_t part, int32_t parts, int32_t *from, int32_t *to)
 {
+    if (!BNN_SHARES) part = 0, parts = 1;
     *from = (int32_t)((int64_t)n * part / parts);
     *to = (int32_t)((int64_t)n * (part + 1) / parts);
 }
@@ -68,15 +70,15 @@ static inline void bnn_next_place(const bnn_value *out, bnn_place *place)
     place->sample++;
 }
 
-/* plan.c */
+/* work.c */
 size_t bnn_pixel_bytes(const bnn_value *v);
 bnn_dtype bnn_sum_dtype(const bnn_node *node, bnn_dtype in); /* of a product's sums */
 int bnn_is_pointwise(const bnn_node *node);                  /* whether its rows can be read where they lie */
 bnn_work bnn_work_of(const bnn_plan *plan, const bnn_node *node, int32_t rows, int32_t parts);
 size_t bnn_scratch_bytes(const bnn_plan *plan, int32_t rows, int32_t parts);
 
-/* gather.c: the rows [row, row + n) of one group, gathered if need be, and the bytes from one to the next */
-const char *bnn_rows(const bnn_job *j, int32_t row, int32_t n, int32_t group, size_t *stride);
+/* gather.c: the rows [row, row + n) of one group, in the scratch, and the bytes from one to the next */
+const char *bnn_gather(const bnn_job *j, int32_t row, int32_t n, int32_t group, size_t *stride);
 
 /* engine.c */
 char *bnn_address(const bnn_plan *plan, const bnn_batch *batch, int32_t value);
@@ -86,5 +88,9 @@ void bnn_finish_row(const bnn_job *j, int32_t row, bnn_dtype dtype, const void *
 /* products.c, operations.c: one part of a node */
 void bnn_run_product(bnn_job *j, int32_t part, int32_t parts);
 void bnn_run_operation(const bnn_job *j, int32_t part, int32_t parts);
+
+/* softmax.c: of n numbers */
+void bnn_softmax_f32(const float *x, int32_t n, float *y);
+void bnn_softmax_f64(const double *x, int32_t n, double *y);
 
 #endif

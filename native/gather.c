@@ -1,4 +1,5 @@
-/* The rows of a product: places where they lie, or windows gathered into a patch, [tap][channel]. */
+/* The rows of a product that do not lie in its input as they are: windows gathered into patches,
+ * [tap][channel]. */
 
 #include "engine.h"
 
@@ -27,22 +28,19 @@ static void copy_few(char *to, const char *from, size_t bytes)
     if (bytes) memcpy(to, from, 8);
 }
 
-static void fill(char *to, bnn_dtype dtype, double value, size_t entries)
+static void fill(char *to, const void *pad, size_t entry, size_t entries)
 {
-    const float narrow = (float)value;
     size_t i;
-    if (dtype == BNN_F32)
-        for (i = 0; i < entries; i++) memcpy(to + i * sizeof(float), &narrow, sizeof(float));
-    else if (dtype == BNN_F64)
-        for (i = 0; i < entries; i++) memcpy(to + i * sizeof(double), &value, sizeof(double));
+    if (!pad)
+        memset(to, 0, entries * entry);
     else
-        memset(to, 0, entries); /* pixels and quantized values: 0 adds nothing */
+        for (i = 0; i < entries; i++) memcpy(to + i * entry, pad, entry);
 }
 
-static void fill_bits(uint64_t *to, double value, int32_t bits)
+static void fill_bits(uint64_t *to, int32_t sign, int32_t bits)
 {
     int32_t k;
-    for (k = 0; k < bnn_words(bits); k++) to[k] = value < 0 ? ~UINT64_C(0) : 0;
+    for (k = 0; k < bnn_words(bits); k++) to[k] = sign < 0 ? ~UINT64_C(0) : 0;
     if (bits % 64) to[bits / 64] &= (UINT64_C(1) << bits % 64) - 1;
 }
 
@@ -62,15 +60,15 @@ static void gather(const bnn_node *node, const bnn_value *in, const bnn_work *w,
             const int32_t x = left + kx * node->dilation[1];
             if (inside && x >= 0 && x < in->width) {
                 const char *from = image + ((size_t)y * (size_t)in->width + (size_t)x) * pixel;
-                if (in->dtype != BNN_BITS)
+                if (!BNN_IS(in->dtype, BNN_BITS))
                     memcpy(patch, from + (size_t)(group * slice) * entry, tap);
                 else
                     copy_bits((uint64_t *)(void *)patch, (const uint64_t *)(const void *)from, in->channels,
                               group * slice, slice);
-            } else if (in->dtype != BNN_BITS) {
-                fill(patch, in->dtype, node->pad_value, (size_t)slice);
+            } else if (!BNN_IS(in->dtype, BNN_BITS)) {
+                fill(patch, node->pad, entry, (size_t)slice);
             } else {
-                fill_bits((uint64_t *)(void *)patch, node->pad_value, slice);
+                fill_bits((uint64_t *)(void *)patch, node->pad_sign, slice);
             }
         }
     }
@@ -105,16 +103,11 @@ static void gather_whole(const bnn_node *node, const bnn_value *in, const bnn_wo
     }
 }
 
-/* The rows [row, row + n) of one group, gathered if need be, and the bytes from one to the next. */
-const char *bnn_rows(const bnn_job *j, int32_t row, int32_t n, int32_t group, size_t *stride)
+const char *bnn_gather(const bnn_job *j, int32_t row, int32_t n, int32_t group, size_t *stride)
 {
     char *patches = j->scratch + j->w.patches;
     bnn_place place;
     int32_t r;
-    if (bnn_is_pointwise(j->node)) {
-        *stride = j->w.pixel;
-        return j->x + (size_t)row * j->w.pixel;
-    }
     *stride = (size_t)(j->node->kernel[0] * j->node->kernel[1]) * j->w.tap;
     place = bnn_find_place(j->out, row);
     for (r = 0; r < n;) {

@@ -11,11 +11,33 @@
 
 #include "bnn.h"
 
+/* All that is needed of a C library. Without one, whoever links gives these two. */
+#ifdef BNN_FREESTANDING
+#ifdef __cplusplus
+extern "C" {
+#endif
+void *memcpy(void *to, const void *from, size_t n);
+void *memset(void *to, int byte, size_t n);
+#ifdef __cplusplus
+}
+#endif
+#else
+#include <string.h>
+#endif
+
 enum {
     BNN_SPLIT = 128, /* outputs are shared among parts in multiples of this */
-    BNN_SLACK = 64,
-    BNN_ROWS = 4 /* rows at a time, of products with tables */
+    BNN_SLACK = 64
 };
+
+/* Whether an operation or a dtype occurs: constants, by which a compiler leaves out what does not. */
+#define BNN_HAS_OP(op) ((int)(BNN_OPS_USED >> (op) & 1u))
+#define BNN_HAS(dtype) ((int)(BNN_DTYPES_USED >> (dtype) & 1u))
+#define BNN_HAS_FLOATS (BNN_HAS(BNN_F32) || BNN_HAS(BNN_F64))
+
+/* x == y for operations, and for dtypes: false without a look where that one does not occur. */
+#define BNN_IS_OP(x, op) (BNN_HAS_OP(op) && (x) == (op))
+#define BNN_IS(x, dtype) (BNN_HAS(dtype) && (x) == (dtype))
 
 /* float x ±1, or small integers x ±1: sums of a few inputs with every choice of signs are put into tables,
    once for each row, and looked up by the weights' bits. */
@@ -31,7 +53,7 @@ typedef struct {
     const void *at;
     int32_t
         counted; /* not 0: differing signs of that many; the sum is counted - 2 * differing - correction */
-    const int32_t *correction; /* of the range's first channel on, as the sums are; or NULL */
+    const int32_t *correction; /* of integers, to be taken off: of the range's first channel on; or NULL */
     const float *scale;        /* of the row; NULL: 1 */
 } bnn_sums;
 
@@ -53,7 +75,7 @@ struct bnn_kernels {
 
     /* Integers x ±1, |x| <= limit <= 255: exact. */
     bnn_table_layout i16;
-    void (*i16_tables)(const int16_t *x, int32_t n, void *tables);
+    void (*i16_tables)(const int16_t *x, int32_t n, void *tables); /* of portable: x may be where they go */
     void (*i16_product)(const void *tables, int32_t rows, const void *prepared, int32_t n, int32_t limit,
                         int32_t first, int32_t count, int32_t *sums, size_t ld);
 

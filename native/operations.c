@@ -1,7 +1,6 @@
-/* Everything but products: elementwise maps, changes of layout, pooling, sums and concatenation, softmax. */
+/* Everything but products: elementwise maps, changes of layout, pooling, sums and concatenation. */
 
 #include <float.h>
-#include <math.h>
 
 #include "engine.h"
 
@@ -17,9 +16,9 @@ static void run_map(const bnn_job *j, int32_t row, int32_t rows)
     int32_t r;
     for (r = row; r < row + rows; r++) {
         const void *x = j->x + (size_t)r * pixel;
-        if (j->in->dtype == BNN_BITS) {
+        if (BNN_IS(j->in->dtype, BNN_BITS) && BNN_HAS(BNN_F32)) {
             float *y = (float *)(void *)(j->scratch + j->w.row);
-            bits_to_floats(x, j->in->channels, y);
+            bits_to_floats((const uint64_t *)x, j->in->channels, y);
             bnn_finish_row(j, r, BNN_F32, y, 0, j->in->channels);
         } else {
             bnn_finish_row(j, r, j->in->dtype, x, 0, j->in->channels);
@@ -31,8 +30,8 @@ static void quantize_sample(const bnn_job *j, const void *x, int8_t *y, float *s
 {
     const bnn_kernels *kernels = j->plan->kernels;
     const int32_t n = bnn_entries(j->in);
-    const float *from = x;
-    if (j->in->dtype == BNN_F64) {
+    const float *from = (const float *)x;
+    if (BNN_IS(j->in->dtype, BNN_F64)) {
         float *narrow = (float *)(void *)(j->scratch + j->w.row);
         int32_t k;
         for (k = 0; k < n; k++) narrow[k] = (float)((const double *)x)[k];
@@ -43,13 +42,17 @@ static void quantize_sample(const bnn_job *j, const void *x, int8_t *y, float *s
     kernels->quantize(from, (size_t)n, *scale, y);
 }
 
-static void normalize_sample(const bnn_job *j, const uint8_t *x, double *y)
-{
-    const int32_t channels = j->in->channels;
-    int32_t p, c;
-    for (p = 0; p < bnn_places(j->in); p++)
-        for (c = 0; c < channels; c++, x++, y++) *y = (*x / 255.0 - j->node->mean[c]) / j->node->deviation[c];
-}
+#define NORMALIZE(T)                                                                                         \
+    static void normalize_##T(const bnn_job *j, const uint8_t *x, T *y)                                      \
+    {                                                                                                        \
+        const T *mean = (const T *)j->node->mean, *deviation = (const T *)j->node->deviation;                \
+        const int32_t channels = j->in->channels;                                                            \
+        int32_t p, c;                                                                                        \
+        for (p = 0; p < bnn_places(j->in); p++)                                                              \
+            for (c = 0; c < channels; c++, x++, y++) *y = ((T) * x / (T)255 - mean[c]) / deviation[c];       \
+    }
+NORMALIZE(float)
+NORMALIZE(double)
 
 static void from_planes(const bnn_job *j, const char *x, char *y, int32_t first, int32_t count)
 {
@@ -59,10 +62,10 @@ static void from_planes(const bnn_job *j, const char *x, char *y, int32_t first,
     char *to = y + (size_t)first * bnn_pixel_bytes(j->out);
     int32_t p, c;
     x += (size_t)first * entry;
-    if (j->in->dtype == BNN_F32 && j->out->dtype == BNN_BITS)
+    if (BNN_IS(j->in->dtype, BNN_F32) && BNN_IS(j->out->dtype, BNN_BITS))
         kernels->signs_from_planes((const float *)(const void *)x, channels, plane, count,
                                    (uint64_t *)(void *)to);
-    else if (j->in->dtype == BNN_F32)
+    else if (BNN_IS(j->in->dtype, BNN_F32))
         kernels->from_planes((const float *)(const void *)x, channels, plane, count, (float *)(void *)to);
     else
         for (p = 0; p < count; p++)
@@ -89,7 +92,7 @@ static void to_planes(const bnn_job *j, const char *x, char *y, int32_t first, i
     int32_t p, c;
     x += (size_t)first * bnn_pixel_bytes(j->in);
     y += (size_t)first * entry;
-    if (j->in->dtype == BNN_F32)
+    if (BNN_IS(j->in->dtype, BNN_F32))
         j->plan->kernels->to_planes((const float *)(const void *)x, channels, plane, count,
                                     (float *)(void *)y);
     else
@@ -181,27 +184,21 @@ static void run_pool(const bnn_job *j, int32_t row)
     const window w = window_at(j->node, j->in, place);
     void *y = j->y + (size_t)row * bnn_pixel_bytes(j->out);
     const bnn_dtype dtype = j->in->dtype;
-    if (j->node->op == BNN_AVG_POOL)
-        dtype == BNN_F32 ? avg_pool_float(j, image, w, y) : avg_pool_double(j, image, w, y);
-    else if (dtype == BNN_BITS)
-        max_pool_bits(j, image, w, y);
-    else if (dtype == BNN_I32)
-        max_pool_int32_t(j, image, w, y);
-    else
-        dtype == BNN_F32 ? max_pool_float(j, image, w, y) : max_pool_double(j, image, w, y);
-}
-
-#define SOFTMAX(T, EXP)                                                                                      \
-    static void softmax_##T(const T *x, int32_t n, T *y)                                                     \
-    {                                                                                                        \
-        T top = x[0], sum = 0;                                                                               \
-        int32_t k;                                                                                           \
-        for (k = 1; k < n; k++) top = top >= x[k] || top != top ? top : x[k];                                \
-        for (k = 0; k < n; k++) sum += y[k] = EXP(x[k] - top);                                               \
-        for (k = 0; k < n; k++) y[k] /= sum;                                                                 \
+    if (BNN_IS_OP(j->node->op, BNN_AVG_POOL)) {
+        if (BNN_IS(dtype, BNN_F32))
+            avg_pool_float(j, (const float *)image, w, (float *)y);
+        else if (BNN_HAS(BNN_F64))
+            avg_pool_double(j, (const double *)image, w, (double *)y);
+    } else if (BNN_IS(dtype, BNN_BITS)) {
+        max_pool_bits(j, (const uint64_t *)image, w, (uint64_t *)y);
+    } else if (BNN_IS(dtype, BNN_I32)) {
+        max_pool_int32_t(j, (const int32_t *)image, w, (int32_t *)y);
+    } else if (BNN_IS(dtype, BNN_F32)) {
+        max_pool_float(j, (const float *)image, w, (float *)y);
+    } else if (BNN_HAS(BNN_F64)) {
+        max_pool_double(j, (const double *)image, w, (double *)y);
     }
-SOFTMAX(float, expf)
-SOFTMAX(double, exp)
+}
 
 static void run_add(const bnn_job *j, int32_t sample)
 {
@@ -210,9 +207,9 @@ static void run_add(const bnn_job *j, int32_t sample)
     memcpy(j->y + at, j->x + at, j->out->bytes);
     for (i = 1; i < j->node->n_inputs; i++) {
         const char *x = bnn_address(j->plan, j->batch, j->node->inputs[i]) + at;
-        if (j->out->dtype == BNN_F32) {
+        if (BNN_IS(j->out->dtype, BNN_F32)) {
             j->plan->kernels->add((const float *)(const void *)x, n, (float *)(void *)(j->y + at));
-        } else {
+        } else if (BNN_HAS(BNN_F64)) {
             double *y = (double *)(void *)(j->y + at);
             size_t k;
             for (k = 0; k < n; k++) y[k] += ((const double *)(const void *)x)[k];
@@ -224,12 +221,12 @@ static void run_concat(const bnn_job *j, int32_t row)
 {
     char *y = j->y + (size_t)row * bnn_pixel_bytes(j->out);
     int32_t i, at = 0;
-    if (j->out->dtype == BNN_BITS) memset(y, 0, bnn_pixel_bytes(j->out));
+    if (BNN_IS(j->out->dtype, BNN_BITS)) memset(y, 0, bnn_pixel_bytes(j->out));
     for (i = 0; i < j->node->n_inputs; i++) {
         const bnn_value *in = j->plan->values + j->node->inputs[i];
         const char *x =
             bnn_address(j->plan, j->batch, j->node->inputs[i]) + (size_t)row * bnn_pixel_bytes(in);
-        if (j->out->dtype != BNN_BITS) {
+        if (!BNN_IS(j->out->dtype, BNN_BITS)) {
             memcpy(y, x, bnn_pixel_bytes(in));
             y += bnn_pixel_bytes(in);
         } else {
@@ -254,47 +251,49 @@ static void run_samples(const bnn_job *j, int32_t from, int32_t to)
     for (s = from; s < to; s++) {
         const char *x = j->x + (size_t)s * j->in->bytes;
         char *y = j->y + (size_t)s * j->out->bytes;
-        if (node->op == BNN_QUANTIZE)
+        if (BNN_IS_OP(node->op, BNN_QUANTIZE))
             quantize_sample(j, x, (int8_t *)y,
                             (float *)(void *)bnn_address(j->plan, j->batch, node->second) + s);
-        else if (node->op == BNN_NORMALIZE)
-            normalize_sample(j, (const uint8_t *)x, (double *)(void *)y);
-        else if (node->op == BNN_ADD)
+        else if (BNN_IS_OP(node->op, BNN_NORMALIZE) && BNN_IS(j->out->dtype, BNN_F32))
+            normalize_float(j, (const uint8_t *)x, (float *)(void *)y);
+        else if (BNN_IS_OP(node->op, BNN_NORMALIZE) && BNN_HAS(BNN_F64))
+            normalize_double(j, (const uint8_t *)x, (double *)(void *)y);
+        else if (BNN_IS_OP(node->op, BNN_ADD))
             run_add(j, s);
-        else if (node->op == BNN_TO_PLANES)
+        else if (BNN_IS_OP(node->op, BNN_TO_PLANES))
             bits_to_planes(j, (const uint64_t *)(const void *)x, (uint64_t *)(void *)y);
-        else if (j->in->dtype == BNN_F32)
-            softmax_float((const float *)(const void *)x, bnn_entries(j->in), (float *)(void *)y);
-        else
-            softmax_double((const double *)(const void *)x, bnn_entries(j->in), (double *)(void *)y);
+        else if (BNN_HAS_OP(BNN_SOFTMAX) && BNN_IS(j->in->dtype, BNN_F32))
+            bnn_softmax_f32((const float *)(const void *)x, bnn_entries(j->in), (float *)(void *)y);
+        else if (BNN_HAS_OP(BNN_SOFTMAX) && BNN_HAS(BNN_F64))
+            bnn_softmax_f64((const double *)(const void *)x, bnn_entries(j->in), (double *)(void *)y);
     }
 }
 
 static void run_places(const bnn_job *j, int32_t from, int32_t to)
 {
     const int32_t places = bnn_places(j->node->op == BNN_FROM_PLANES ? j->out : j->in);
-    if (j->node->op == BNN_MAP) {
+    if (BNN_IS_OP(j->node->op, BNN_MAP)) {
         run_map(j, from, to - from);
         return;
     }
-    if (j->node->op == BNN_FROM_PLANES || j->node->op == BNN_TO_PLANES) {
+    if (BNN_IS_OP(j->node->op, BNN_FROM_PLANES) || BNN_IS_OP(j->node->op, BNN_TO_PLANES)) {
         while (from < to) { /* image by image */
             const int32_t sample = from / places, first = from % places,
                           count = bnn_least(places - first, to - from);
             const char *x = j->x + (size_t)sample * j->in->bytes;
             char *y = j->y + (size_t)sample * j->out->bytes;
-            if (j->node->op == BNN_FROM_PLANES)
+            if (BNN_IS_OP(j->node->op, BNN_FROM_PLANES))
                 from_planes(j, x, y, first, count);
-            else
+            else if (BNN_HAS_OP(BNN_TO_PLANES))
                 to_planes(j, x, y, first, count);
             from += count;
         }
         return;
     }
     for (; from < to; from++) {
-        if (j->node->op == BNN_CONCAT)
+        if (BNN_IS_OP(j->node->op, BNN_CONCAT))
             run_concat(j, from);
-        else
+        else if (BNN_HAS_OP(BNN_MAX_POOL) || BNN_HAS_OP(BNN_AVG_POOL))
             run_pool(j, from);
     }
 }

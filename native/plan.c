@@ -1,5 +1,4 @@
-/* From nodes and values to a plan: everything is checked, values are placed in the arena, and it is worked
-   out what a part of a node needs beside them. */
+/* From nodes and values to a plan: everything is checked, and values are placed in the arena. */
 
 #include "engine.h"
 
@@ -16,33 +15,7 @@ const char *bnn_status_text(bnn_status status)
     return "unknown status";
 }
 
-size_t bnn_pixel_bytes(const bnn_value *v)
-{
-    switch (v->dtype) {
-    case BNN_BITS: return (size_t)bnn_words(v->channels) * sizeof(uint64_t);
-    case BNN_U8:
-    case BNN_I8: return (size_t)v->channels;
-    case BNN_I32:
-    case BNN_F32: return (size_t)v->channels * 4;
-    default: return (size_t)v->channels * 8;
-    }
-}
-
 /* --- checks --------------------------------------------------------------------------------------------- */
-
-/* The dtype of a product's sums. */
-bnn_dtype bnn_sum_dtype(const bnn_node *node, bnn_dtype in)
-{
-    switch (node->op) {
-    case BNN_PRODUCT_BITS:
-    case BNN_PRODUCT_I8: return BNN_I32;
-    case BNN_PRODUCT_F32: return BNN_F32;
-    case BNN_PRODUCT_F64:
-    case BNN_PRODUCT_U8: return BNN_F64;
-    case BNN_DENSE: return node->finish.computed;
-    default: return in == BNN_F32 || in == BNN_F64 ? in : BNN_I32;
-    }
-}
 
 static int takes(const bnn_node *node, bnn_dtype in, bnn_dtype out)
 {
@@ -50,7 +23,7 @@ static int takes(const bnn_node *node, bnn_dtype in, bnn_dtype out)
     switch (node->op) {
     case BNN_FROM_PLANES: return in == out ? in != BNN_BITS : in == BNN_F32 && out == BNN_BITS;
     case BNN_TO_PLANES: return in == out;
-    case BNN_NORMALIZE: return in == BNN_U8 && out == BNN_F64;
+    case BNN_NORMALIZE: return in == BNN_U8 && (out == BNN_F32 || out == BNN_F64);
     case BNN_QUANTIZE: return floats && out == BNN_I8;
     case BNN_MAP: return in != BNN_U8 && in != BNN_I8;
     case BNN_PRODUCT_BITS: return in == BNN_BITS;
@@ -79,6 +52,7 @@ static bnn_status check_finish(const bnn_finish *f, bnn_dtype from, bnn_dtype to
     if (to == BNN_I32) return from == BNN_I32 && !f->scale && !f->activation ? BNN_OK : BNN_ERROR_DTYPE;
     if (f->computed != BNN_F32 && f->computed != BNN_F64) return BNN_ERROR_DTYPE;
     if ((f->scale == NULL) != (f->shift == NULL)) return BNN_ERROR_MISSING;
+    if (f->activation == BNN_HARDTANH && !f->limits) return BNN_ERROR_MISSING;
     if (f->activation == BNN_PRELU && !f->slope) return BNN_ERROR_MISSING;
     return BNN_OK;
 }
@@ -99,10 +73,28 @@ static bnn_status check_segment(const bnn_segment *segment, const bnn_value *in,
     int32_t i;
     if (segment->channels < 1 || segment->outputs < 1) return BNN_ERROR_SHAPE;
     if (segment->output < 0 || segment->output > out->channels - segment->outputs) return BNN_ERROR_SHAPE;
-    if (!segment->weight || !segment->take) return BNN_ERROR_MISSING;
-    for (i = 0; i < segment->channels; i++)
+    if (!segment->weight || (!segment->take && segment->channels != in->channels)) return BNN_ERROR_MISSING;
+    for (i = 0; i < segment->channels && segment->take; i++)
         if (segment->take[i] < 0 || segment->take[i] >= in->channels) return BNN_ERROR_SHAPE;
     return BNN_OK;
+}
+
+/* Integers are written by one segment each, and none is left out; to other sums segments are added. */
+static bnn_status check_pixels(const bnn_node *node, const bnn_value *in, const bnn_value *out)
+{
+    const int integers = bnn_sum_dtype(node, BNN_U8) == BNN_I32;
+    int32_t i, outputs = 0;
+    if (!node->segments || (!integers && !node->border.values)) return BNN_ERROR_MISSING;
+    if (node->groups != 1) return BNN_ERROR_SHAPE;
+    for (i = 0; i < node->n_segments; i++) {
+        const bnn_segment *segment = node->segments + i;
+        const bnn_status status = check_segment(segment, in, out);
+        if (status != BNN_OK) return status;
+        if (!integers && !segment->divisor) return BNN_ERROR_MISSING;
+        if (integers && segment->output != outputs) return BNN_ERROR_SHAPE;
+        outputs += segment->outputs;
+    }
+    return integers && outputs != out->channels ? BNN_ERROR_SHAPE : BNN_OK;
 }
 
 static bnn_status check_window(const bnn_node *node, const bnn_value *in, const bnn_value *out)
@@ -122,17 +114,8 @@ static bnn_status check_window(const bnn_node *node, const bnn_value *in, const 
     if (taps * (in->channels / node->groups) > INT32_MAX / 2) return BNN_ERROR_SIZE; /* and so of words */
     if (node->op == BNN_DEPTHWISE && (node->groups != in->channels || in->channels != out->channels))
         return BNN_ERROR_SHAPE;
-    if (node->op == BNN_PRODUCT_U8) {
-        if (!node->segments || !node->border.values) return BNN_ERROR_MISSING;
-        if (node->groups != 1) return BNN_ERROR_SHAPE;
-        for (i = 0; i < node->n_segments; i++) {
-            const bnn_segment *segment = node->segments + i;
-            const bnn_status status = check_segment(segment, in, out);
-            if (status != BNN_OK) return status;
-        }
-        return BNN_OK;
-    }
-    if (node->op == BNN_PRODUCT_BITS && node->pad_value == 0 && !node->border.values)
+    if (node->op == BNN_PRODUCT_U8) return check_pixels(node, in, out);
+    if (node->op == BNN_PRODUCT_BITS && node->pad_sign == 0 && !node->border.values)
         for (i = 0; i < 4; i++)
             if (node->padding[i]) return BNN_ERROR_MISSING;
     return node->weight ? BNN_OK : BNN_ERROR_MISSING;
@@ -193,13 +176,13 @@ static bnn_status check_node(const bnn_plan *plan, int32_t step)
 static size_t room(const bnn_value *v) { return bnn_round_up(v->bytes, BNN_ALIGNMENT); }
 
 /* The values that are needed at a step, in order of their offsets: a list through `next`, from `live` on. */
-static void place(bnn_plan *plan, int32_t index, int32_t *live)
+static void place(bnn_plan *plan, bnn_value *values, int32_t index, int32_t *live)
 {
-    bnn_value *v = plan->values + index;
+    bnn_value *v = values + index;
     int32_t *link = live;
     size_t offset = 0;
     while (*link >= 0) {
-        bnn_value *w = plan->values + *link;
+        bnn_value *w = values + *link;
         if (w->last < v->first) { /* needed no more */
             *link = w->next;
             continue;
@@ -246,86 +229,12 @@ bnn_status bnn_plan_init(bnn_plan *plan, bnn_value *values, int32_t n_values, co
         if (nodes[i].op == BNN_QUANTIZE) values[nodes[i].second].first = values[nodes[i].second].last = i;
     }
     k = nodes[n_nodes - 1].output;
-    if (values[k].dtype != BNN_F32) return BNN_ERROR_DTYPE;
+    if (values[k].dtype != BNN_F32 && values[k].dtype != BNN_I32) return BNN_ERROR_DTYPE;
     for (i = 0; i < n_nodes - 1; i++) { /* the last node's output is the caller's */
-        place(plan, nodes[i].output, &live);
-        if (nodes[i].op == BNN_QUANTIZE) place(plan, nodes[i].second, &live);
+        place(plan, values, nodes[i].output, &live);
+        if (nodes[i].op == BNN_QUANTIZE) place(plan, values, nodes[i].second, &live);
     }
     return BNN_OK;
-}
-
-/* --- scratch -------------------------------------------------------------------------------------------- */
-
-static size_t append(bnn_work *w, size_t bytes)
-{
-    const size_t at = w->bytes;
-    w->bytes += bnn_round_up(bytes, BNN_ALIGNMENT);
-    return at;
-}
-
-/* Whether rows can be read where they lie. */
-int bnn_is_pointwise(const bnn_node *node)
-{
-    return node->kernel[0] == 1 && node->kernel[1] == 1 && node->stride[0] == 1 && node->stride[1] == 1 &&
-           node->groups == 1 && !node->padding[0] && !node->padding[1] && !node->padding[2] &&
-           !node->padding[3];
-}
-
-bnn_work bnn_work_of(const bnn_plan *plan, const bnn_node *node, int32_t rows, int32_t parts)
-{
-    const bnn_kernels *kernels = plan->kernels;
-    const bnn_value *in = plan->values + node->inputs[0], *out = plan->values + node->output;
-    bnn_work w = {0};
-    int32_t taps, slice, n, outputs, share;
-    if (node->op == BNN_MAP && in->dtype == BNN_BITS)
-        w.row = append(&w, (size_t)in->channels * sizeof(float));
-    if (node->op == BNN_QUANTIZE && in->dtype == BNN_F64)
-        w.row = append(&w, (size_t)bnn_entries(in) * sizeof(float));
-    if (!bnn_is_product(node->op)) return w;
-    taps = node->kernel[0] * node->kernel[1];
-    slice = in->channels / node->groups;
-    n = taps * slice;
-    outputs = out->channels;
-    w.pixel = bnn_pixel_bytes(in);
-    w.entry = in->dtype == BNN_BITS ? 0 : w.pixel / (size_t)in->channels;
-    w.tap = in->dtype == BNN_BITS ? (size_t)bnn_words(slice) * sizeof(uint64_t) : (size_t)slice * w.entry;
-    w.inner = node->op == BNN_PRODUCT_BITS ? taps * bnn_words(slice) : n;
-    /* Many rows a time for bits, whose weights then stay in cache; shares of about the same size. */
-    share = (int32_t)(((int64_t)rows * bnn_places(out) + parts - 1) / parts);
-    w.at_once = node->op == BNN_PRODUCT_BITS ? bnn_least(64, bnn_most(4, 8192 / w.inner)) : BNN_ROWS;
-    w.at_once =
-        bnn_least(w.at_once, node->op == BNN_PRODUCT_BITS ? (int32_t)bnn_round_up((size_t)share, 4) : share);
-    if (node->op == BNN_DEPTHWISE) w.at_once = 1;
-    /* Of bits without groups, a few outputs at a time; else the whole row. */
-    w.sum_ld = node->op == BNN_PRODUCT_BITS && node->groups == 1
-                   ? BNN_SLACK
-                   : (int32_t)bnn_round_up((size_t)outputs, BNN_SLACK) + BNN_SLACK;
-    if (!bnn_is_pointwise(node)) {
-        w.patches = append(&w, (size_t)w.at_once * (size_t)taps * w.tap);
-    }
-    if (node->op == BNN_PRODUCT_I8 || node->op == BNN_PRODUCT_U8)
-        w.row = append(&w, (size_t)n * sizeof(int16_t));
-    if (node->op == BNN_PRODUCT_F64 || node->op == BNN_DENSE) w.row = append(&w, (size_t)n * sizeof(double));
-    if (node->op == BNN_PRODUCT_F32) w.tables = append(&w, (size_t)w.at_once * kernels->f32.table_bytes(n));
-    if (node->op == BNN_PRODUCT_I8 || node->op == BNN_PRODUCT_U8)
-        w.tables = append(&w, (size_t)w.at_once * kernels->i16.table_bytes(n));
-    w.sums =
-        append(&w, (size_t)w.at_once * (size_t)w.sum_ld * sizeof(double) /
-                       (bnn_sum_dtype(node, in->dtype) == BNN_F64 && node->op != BNN_PRODUCT_U8 ? 1 : 2));
-    if (node->op == BNN_PRODUCT_U8)
-        w.totals = append(&w, (size_t)w.at_once * (size_t)w.sum_ld * sizeof(double));
-    return w;
-}
-
-size_t bnn_scratch_bytes(const bnn_plan *plan, int32_t rows, int32_t parts)
-{
-    size_t bytes = 0;
-    int32_t i;
-    for (i = 0; i < plan->n_nodes; i++) {
-        const bnn_work w = bnn_work_of(plan, plan->nodes + i, rows, parts);
-        if (w.bytes > bytes) bytes = w.bytes;
-    }
-    return bytes;
 }
 
 bnn_status bnn_arena_bytes(const bnn_plan *plan, int32_t rows, int32_t parts, size_t *bytes)

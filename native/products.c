@@ -2,31 +2,37 @@
 
 #include "engine.h"
 
-static const void *border_values(const bnn_border *border, bnn_place place, int32_t outputs, size_t entry)
+/* The rows [row, row + n) of one group, where they lie or gathered, and the bytes from one to the next. */
+static const char *rows_of(const bnn_job *j, int32_t row, int32_t n, int32_t group, size_t *stride)
 {
-    size_t class = 0;
-    if (!border->values) return NULL;
-    if (border->row) class = (size_t)border->row[place.y] * (size_t)border->columns + border->column[place.x];
-    return (const char *)border->values + class * (size_t)outputs * entry;
+    if (BNN_GATHERS && !bnn_is_pointwise(j->node)) return bnn_gather(j, row, n, group, stride);
+    *stride = j->w.pixel;
+    return j->x + (size_t)row * j->w.pixel;
 }
 
-/* Rows of counted differences. */
-static void finish_bits(const bnn_job *j, int32_t row, int32_t rows, const int32_t *differing, int32_t first,
-                        int32_t count)
+static const void *border_values(const bnn_border *border, bnn_place place, int32_t outputs, size_t entry)
+{
+    size_t at = 0;
+    if (border->row) at = (size_t)border->row[place.y] * (size_t)border->columns + border->column[place.x];
+    return (const char *)border->values + at * (size_t)outputs * entry;
+}
+
+/* Rows of integers: sums, or how many signs differ of `counted`. */
+static void finish_integers(const bnn_job *j, int32_t row, int32_t rows, const int32_t *at, int32_t counted,
+                            int32_t first, int32_t count)
 {
     const bnn_node *node = j->node;
     const size_t pixel = bnn_pixel_bytes(j->out);
-    bnn_sums sums = {BNN_I32, differing, 0, NULL, NULL};
+    bnn_sums sums = {BNN_I32, at, counted, NULL, NULL};
     bnn_place place = bnn_find_place(j->out, row);
     int32_t r;
-    sums.counted = node->kernel[0] * node->kernel[1] * (j->in->channels / node->groups);
     for (r = row; r < row + rows; r++) {
         if (node->border.values)
             sums.correction =
                 (const int32_t *)border_values(&node->border, place, j->out->channels, sizeof(int32_t)) +
                 first;
         j->plan->kernels->finish(&node->finish, &sums, j->out->dtype, first, count, j->y + (size_t)r * pixel);
-        sums.at = (const int32_t *)sums.at + j->w.sum_ld;
+        sums.at = at + (size_t)(r + 1 - row) * (size_t)j->w.sum_ld;
         bnn_next_place(j->out, &place);
     }
 }
@@ -36,28 +42,29 @@ static void run_bits(const bnn_job *j, int32_t row, int32_t rows)
     const bnn_kernels *kernels = j->plan->kernels;
     const bnn_node *node = j->node;
     const int32_t outputs = j->out->channels, per_group = outputs / node->groups;
+    const int32_t n = node->kernel[0] * node->kernel[1] * (j->in->channels / node->groups);
     const size_t group_bytes = kernels->bits_bytes(per_group, j->w.inner);
     int32_t *sums = (int32_t *)(void *)(j->scratch + j->w.sums);
     const size_t ld = (size_t)j->w.sum_ld;
     size_t stride;
     int32_t group, o;
     if (node->groups == 1) {
-        const uint64_t *x = (const uint64_t *)(const void *)bnn_rows(j, row, rows, 0, &stride);
+        const uint64_t *x = (const uint64_t *)(const void *)rows_of(j, row, rows, 0, &stride);
         for (o = j->first; o < j->first + j->count; o += BNN_SLACK) {
             const int32_t here = bnn_least(BNN_SLACK, j->first + j->count - o);
             kernels->bits_product(x, stride / sizeof(uint64_t), rows, node->weight, j->w.inner, o, here, sums,
                                   ld);
-            finish_bits(j, row, rows, sums, o, here);
+            finish_integers(j, row, rows, sums, n, o, here);
         }
         return;
     }
     for (group = 0; group < node->groups; group++) {
-        const uint64_t *x = (const uint64_t *)(const void *)bnn_rows(j, row, rows, group, &stride);
+        const uint64_t *x = (const uint64_t *)(const void *)rows_of(j, row, rows, group, &stride);
         kernels->bits_product(x, stride / sizeof(uint64_t), rows,
                               (const char *)node->weight + (size_t)group * group_bytes, j->w.inner, 0,
                               per_group, sums + group * per_group, ld);
     }
-    finish_bits(j, row, rows, sums, 0, outputs);
+    finish_integers(j, row, rows, sums, n, 0, outputs);
 }
 
 static void run_f32(const bnn_job *j, int32_t row, int32_t rows)
@@ -75,7 +82,7 @@ static void run_f32(const bnn_job *j, int32_t row, int32_t rows)
     for (group = 0; group < node->groups; group++) {
         const int32_t first = node->groups == 1 ? j->first : 0,
                       count = node->groups == 1 ? j->count : per_group;
-        const char *x = bnn_rows(j, row, rows, group, &stride);
+        const char *x = rows_of(j, row, rows, group, &stride);
         for (r = 0; r < rows; r++)
             kernels->f32_tables((const float *)(const void *)(x + (size_t)r * stride), n,
                                 tables + (size_t)r * table_bytes);
@@ -83,6 +90,13 @@ static void run_f32(const bnn_job *j, int32_t row, int32_t rows)
                              count, sums + group * per_group, ld);
     }
     for (r = 0; r < rows; r++) bnn_finish_row(j, row + r, BNN_F32, sums + (size_t)r * ld, j->first, j->count);
+}
+
+/* Where the r-th row of integers is widened, before its tables are made. */
+static int16_t *wide_row(const bnn_job *j, int32_t r, size_t table_bytes)
+{
+    const size_t at = BNN_IN_PLACE ? j->w.tables + (size_t)r * table_bytes : j->w.row;
+    return (int16_t *)(void *)(j->scratch + at);
 }
 
 static void run_i8(const bnn_job *j, int32_t row, int32_t rows)
@@ -93,7 +107,6 @@ static void run_i8(const bnn_job *j, int32_t row, int32_t rows)
     const size_t table_bytes = kernels->i16.table_bytes(n),
                  group_bytes = kernels->i16.weight_bytes(per_group, n);
     char *tables = j->scratch + j->w.tables;
-    int16_t *wide = (int16_t *)(void *)(j->scratch + j->w.row);
     int32_t *sums = (int32_t *)(void *)(j->scratch + j->w.sums);
     const size_t ld = (size_t)j->w.sum_ld;
     size_t stride;
@@ -101,9 +114,10 @@ static void run_i8(const bnn_job *j, int32_t row, int32_t rows)
     for (group = 0; group < node->groups; group++) {
         const int32_t first = node->groups == 1 ? j->first : 0,
                       count = node->groups == 1 ? j->count : per_group;
-        const char *x = bnn_rows(j, row, rows, group, &stride);
+        const char *x = rows_of(j, row, rows, group, &stride);
         for (r = 0; r < rows; r++) {
             const int8_t *from = (const int8_t *)(const void *)(x + (size_t)r * stride);
+            int16_t *wide = wide_row(j, r, table_bytes);
             for (k = 0; k < n; k++) wide[k] = from[k];
             kernels->i16_tables(wide, n, tables + (size_t)r * table_bytes);
         }
@@ -126,23 +140,33 @@ static void take_channels(const uint8_t *window, int32_t taps, int32_t channels,
         for (c = 0; c < segment->channels; c++) *wide++ = window[t * channels + segment->take[c]];
 }
 
+#define ADD_SEGMENT(T)                                                                                       \
+    static void add_segment_##T(const int32_t *sums, int32_t count, const void *divisor, T *totals)          \
+    {                                                                                                        \
+        const T d = *(const T *)divisor;                                                                     \
+        int32_t o;                                                                                           \
+        for (o = 0; o < count; o++) totals[o] += (T)sums[o] / d;                                             \
+    }
+ADD_SEGMENT(float)
+ADD_SEGMENT(double)
+
 static void run_u8(const bnn_job *j, int32_t row, int32_t rows)
 {
     const bnn_kernels *kernels = j->plan->kernels;
     const bnn_node *node = j->node;
     const int32_t taps = node->kernel[0] * node->kernel[1];
-    int16_t *wide = (int16_t *)(void *)(j->scratch + j->w.row);
+    const bnn_dtype dtype = bnn_sum_dtype(node, BNN_U8);
+    const size_t ld = (size_t)j->w.sum_ld, entry = BNN_IS(dtype, BNN_F64) ? sizeof(double) : sizeof(float);
     int32_t *sums = (int32_t *)(void *)(j->scratch + j->w.sums);
-    double *totals = (double *)(void *)(j->scratch + j->w.totals);
-    char *tables = j->scratch + j->w.tables;
-    const size_t ld = (size_t)j->w.sum_ld;
+    char *tables = j->scratch + j->w.tables, *totals = j->scratch + j->w.totals;
     size_t stride;
-    const char *x = bnn_rows(j, row, rows, 0, &stride);
-    int32_t r, s, o;
-    for (r = 0; r < rows; r++) {
-        const double *constant =
-            border_values(&node->border, bnn_find_place(j->out, row + r), j->out->channels, sizeof(double));
-        memcpy(totals + (size_t)r * ld, constant + j->first, (size_t)j->count * sizeof(double));
+    const char *x = rows_of(j, row, rows, 0, &stride);
+    int32_t r, s;
+    for (r = 0; r < rows && dtype != BNN_I32; r++) {
+        const char *constants = (const char *)border_values(&node->border, bnn_find_place(j->out, row + r),
+                                                            j->out->channels, entry);
+        memcpy(totals + (size_t)r * ld * entry, constants + (size_t)j->first * entry,
+               (size_t)j->count * entry);
     }
     for (s = 0; s < node->n_segments; s++) {
         const bnn_segment *segment = node->segments + s;
@@ -150,23 +174,32 @@ static void run_u8(const bnn_job *j, int32_t row, int32_t rows)
         const int32_t n = taps * segment->channels, count = all ? j->count : segment->outputs;
         const size_t table_bytes = kernels->i16.table_bytes(n);
         for (r = 0; r < rows; r++) {
+            int16_t *wide = wide_row(j, r, table_bytes);
             take_channels((const uint8_t *)x + (size_t)r * stride, taps, j->in->channels, segment, wide);
             kernels->i16_tables(wide, n, tables + (size_t)r * table_bytes);
         }
-        kernels->i16_product(tables, rows, segment->weight, n, 255, all ? j->first : 0, count, sums, ld);
-        for (r = 0; r < rows; r++) {
-            double *total = totals + (size_t)r * ld + segment->output;
-            for (o = 0; o < count; o++) total[o] += sums[(size_t)r * ld + (size_t)o] / segment->divisor;
+        kernels->i16_product(tables, rows, segment->weight, n, 255, all ? j->first : 0, count,
+                             sums + (dtype == BNN_I32 ? segment->output : 0), ld);
+        for (r = 0; r < rows && dtype != BNN_I32; r++) {
+            char *total = totals + ((size_t)r * ld + (size_t)segment->output) * entry;
+            if (BNN_IS(dtype, BNN_F32))
+                add_segment_float(sums + (size_t)r * ld, count, segment->divisor, (float *)(void *)total);
+            else if (BNN_HAS(BNN_F64))
+                add_segment_double(sums + (size_t)r * ld, count, segment->divisor, (double *)(void *)total);
         }
     }
+    if (dtype == BNN_I32) {
+        finish_integers(j, row, rows, sums, 0, j->first, j->count);
+        return;
+    }
     for (r = 0; r < rows; r++)
-        bnn_finish_row(j, row + r, BNN_F64, totals + (size_t)r * ld, j->first, j->count);
+        bnn_finish_row(j, row + r, dtype, totals + (size_t)r * ld * entry, j->first, j->count);
 }
 
 static void to_double(bnn_dtype dtype, const void *x, int32_t n, double *y)
 {
     int32_t k;
-    if (dtype == BNN_F64)
+    if (BNN_IS(dtype, BNN_F64))
         memcpy(y, x, (size_t)n * sizeof(double));
     else
         for (k = 0; k < n; k++) y[k] = ((const float *)x)[k];
@@ -185,7 +218,7 @@ static void run_f64(const bnn_job *j, int32_t row, int32_t rows)
                           count = node->groups == 1 ? j->count : per_group;
             const uint64_t *weight =
                 (const uint64_t *)node->weight + (size_t)group * (size_t)per_group * (size_t)bnn_words(n);
-            to_double(j->in->dtype, bnn_rows(j, row + r, 1, group, &stride), n, x);
+            to_double(j->in->dtype, rows_of(j, row + r, 1, group, &stride), n, x);
             bnn_product_f64(x, n, weight, first, count, sums + group * per_group);
         }
         bnn_finish_row(j, row + r, BNN_F64, sums, j->first, j->count);
@@ -217,29 +250,30 @@ static void run_dense(const bnn_job *j, int32_t row, int32_t rows)
                           count = node->groups == 1 ? j->count : per_group;
             const float *weight =
                 (const float *)node->weight + (size_t)group * (size_t)n * (size_t)per_group + first;
-            const void *x = bnn_rows(j, row + r, 1, group, &stride);
-            if (dtype == BNN_F64) {
+            const void *x = rows_of(j, row + r, 1, group, &stride);
+            if (BNN_IS(dtype, BNN_F64)) {
                 to_double(j->in->dtype, x, n, x64);
                 dense_f64(x64, n, weight, (size_t)per_group, count, sums64 + group * per_group);
                 continue;
             }
-            if (j->in->dtype == BNN_F64) {
+            if (BNN_IS(j->in->dtype, BNN_F64)) {
                 for (k = 0; k < n; k++) x32[k] = (float)((const double *)x)[k];
                 x = x32;
             }
-            j->plan->kernels->dense_f32(x, n, weight, (size_t)per_group, count, sums32 + group * per_group);
+            j->plan->kernels->dense_f32((const float *)x, n, weight, (size_t)per_group, count,
+                                        sums32 + group * per_group);
         }
-        bnn_finish_row(j, row + r, dtype, dtype == BNN_F64 ? (const void *)sums64 : sums32, j->first,
-                       j->count);
+        bnn_finish_row(j, row + r, dtype, j->scratch + j->w.sums, j->first, j->count);
     }
 }
 
-#define DEPTHWISE(X, T, PIXEL, AT)                                                                           \
+#define DEPTHWISE(X, T, PIXEL, AT, PAD)                                                                      \
     static void depthwise_##X(const bnn_node *node, const bnn_value *in, const X *image, bnn_place place,    \
                               T *sums)                                                                       \
     {                                                                                                        \
-        const int8_t *w = node->weight;                                                                      \
+        const int8_t *w = (const int8_t *)node->weight;                                                      \
         const int32_t channels = in->channels;                                                               \
+        const T pad = PAD(T);                                                                                \
         int32_t ky, kx, c;                                                                                   \
         memset(sums, 0, (size_t)channels * sizeof(T));                                                       \
         for (ky = 0; ky < node->kernel[0]; ky++)                                                             \
@@ -249,17 +283,19 @@ static void run_dense(const bnn_job *j, int32_t row, int32_t rows)
                 if (y >= 0 && y < in->height && x >= 0 && x < in->width) {                                   \
                     const X *pixel = image + ((size_t)y * (size_t)in->width + (size_t)x) * (size_t)(PIXEL);  \
                     for (c = 0; c < channels; c++) sums[c] += (T)w[c] * (T)AT(pixel, c);                     \
-                } else if (node->pad_value != 0) {                                                           \
-                    for (c = 0; c < channels; c++) sums[c] += (T)((T)w[c] * (T)node->pad_value);             \
+                } else if (pad != 0) {                                                                       \
+                    for (c = 0; c < channels; c++) sums[c] += (T)w[c] * pad;                                 \
                 }                                                                                            \
             }                                                                                                \
     }
 #define ENTRIES(pixel, c) (pixel)[c]
-DEPTHWISE(int8_t, int32_t, in->channels, ENTRIES)
-DEPTHWISE(float, float, in->channels, ENTRIES)
-DEPTHWISE(double, double, in->channels, ENTRIES)
 #define SIGNS(pixel, c) (1 - 2 * (int32_t)((pixel)[(c) / 64] >> ((c) % 64) & 1))
-DEPTHWISE(uint64_t, int32_t, bnn_words(in->channels), SIGNS)
+#define PAD_SIGN(T) node->pad_sign
+#define PAD_ENTRY(T) (node->pad ? *(const T *)node->pad : 0)
+DEPTHWISE(uint64_t, int32_t, bnn_words(in->channels), SIGNS, PAD_SIGN)
+DEPTHWISE(int8_t, int32_t, in->channels, ENTRIES, PAD_SIGN)
+DEPTHWISE(float, float, in->channels, ENTRIES, PAD_ENTRY)
+DEPTHWISE(double, double, in->channels, ENTRIES, PAD_ENTRY)
 
 static void run_depthwise(const bnn_job *j, int32_t row, int32_t rows)
 {
@@ -268,27 +304,34 @@ static void run_depthwise(const bnn_job *j, int32_t row, int32_t rows)
     for (r = row; r < row + rows; r++) {
         const bnn_place place = bnn_find_place(j->out, r);
         const void *image = j->x + (size_t)place.sample * j->in->bytes;
-        if (j->in->dtype == BNN_BITS)
-            depthwise_uint64_t(j->node, j->in, image, place, sums);
-        else if (j->in->dtype == BNN_I8)
-            depthwise_int8_t(j->node, j->in, image, place, sums);
-        else if (j->in->dtype == BNN_F32)
-            depthwise_float(j->node, j->in, image, place, sums);
-        else
-            depthwise_double(j->node, j->in, image, place, sums);
+        if (BNN_IS(j->in->dtype, BNN_BITS))
+            depthwise_uint64_t(j->node, j->in, (const uint64_t *)image, place, (int32_t *)sums);
+        else if (BNN_IS(j->in->dtype, BNN_I8))
+            depthwise_int8_t(j->node, j->in, (const int8_t *)image, place, (int32_t *)sums);
+        else if (BNN_IS(j->in->dtype, BNN_F32))
+            depthwise_float(j->node, j->in, (const float *)image, place, (float *)sums);
+        else if (BNN_HAS(BNN_F64))
+            depthwise_double(j->node, j->in, (const double *)image, place, (double *)sums);
         bnn_finish_row(j, r, bnn_sum_dtype(j->node, j->in->dtype), sums, 0, j->out->channels);
     }
 }
 
+typedef void (*run_rows)(const bnn_job *, int32_t row, int32_t rows);
+
+static run_rows run_of(bnn_op op)
+{
+    if (BNN_IS_OP(op, BNN_PRODUCT_BITS)) return run_bits;
+    if (BNN_IS_OP(op, BNN_PRODUCT_F32)) return run_f32;
+    if (BNN_IS_OP(op, BNN_PRODUCT_F64)) return run_f64;
+    if (BNN_IS_OP(op, BNN_PRODUCT_I8)) return run_i8;
+    if (BNN_IS_OP(op, BNN_PRODUCT_U8)) return run_u8;
+    if (BNN_IS_OP(op, BNN_DENSE)) return run_dense;
+    return BNN_HAS_OP(BNN_DEPTHWISE) ? run_depthwise : NULL;
+}
+
 void bnn_run_product(bnn_job *j, int32_t part, int32_t parts)
 {
-    void (*const run)(const bnn_job *, int32_t, int32_t) = j->node->op == BNN_PRODUCT_BITS  ? run_bits
-                                                           : j->node->op == BNN_PRODUCT_F32 ? run_f32
-                                                           : j->node->op == BNN_PRODUCT_F64 ? run_f64
-                                                           : j->node->op == BNN_PRODUCT_I8  ? run_i8
-                                                           : j->node->op == BNN_PRODUCT_U8  ? run_u8
-                                                           : j->node->op == BNN_DENSE       ? run_dense
-                                                                                            : run_depthwise;
+    const run_rows run = run_of(j->node->op);
     const int32_t total = j->batch->rows * bnn_places(j->out), outputs = j->out->channels;
     int32_t splits = j->node->groups == 1 ? (outputs + BNN_SPLIT - 1) / BNN_SPLIT : 1, i;
     int32_t from = 0, to = total;

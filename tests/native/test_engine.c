@@ -151,7 +151,8 @@ static void test_network(const bnn_kernels *kernels, const network *net, const u
                           {BNN_F32, 1, 1, CLASSES, 0, 0, 0, 0, 0}};
     bnn_node nodes[LAYERS] = {{0}};
     static int32_t all_pixels[PIXELS];
-    bnn_segment segment = {all_pixels, PIXELS, 0, UNITS, 255 * 0.25, NULL};
+    static const double divisor = 255 * 0.25;
+    bnn_segment segment = {all_pixels, PIXELS, 0, UNITS, &divisor, NULL};
     size_t bytes, bytes_of_parts, before_bytes;
     void *prepared[LAYERS], *arena, *arena_of_parts;
     float y[ROWS * CLASSES], shared[ROWS * CLASSES];
@@ -292,6 +293,8 @@ static void no_shift(bnn_value *v, bnn_node *n) { (void)v, n[1].finish.shift = N
 
 static void no_slope(bnn_value *v, bnn_node *n) { (void)v, n[1].finish.activation = BNN_PRELU; }
 
+static void no_limits(bnn_value *v, bnn_node *n) { (void)v, n[1].finish.activation = BNN_HARDTANH; }
+
 static void no_weight(bnn_value *v, bnn_node *n) { (void)v, n[0].op = BNN_PRODUCT_F32; }
 
 static void test_refusals(void)
@@ -320,6 +323,7 @@ static void test_refusals(void)
         {"integers from floats", integers_from_floats, BNN_ERROR_DTYPE},
         {"no shift", no_shift, BNN_ERROR_MISSING},
         {"no slope", no_slope, BNN_ERROR_MISSING},
+        {"no limits", no_limits, BNN_ERROR_MISSING},
         {"no weight", no_weight, BNN_ERROR_MISSING},
     };
 

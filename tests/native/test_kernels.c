@@ -623,6 +623,9 @@ static void test_dense(int32_t n, int32_t count, size_t ld, int kind)
 
 /* --- finish --------------------------------------------------------------------------------------------- */
 
+static const float limits_f32[] = {-1.25f, 0.75f};
+static const double limits_f64[] = {-1.25, 0.75};
+
 /* What becomes of one sum, as bnn.h says it; of channel c. */
 static double finished(const bnn_finish *f, double sum, const float *row_scale, int32_t c)
 {
@@ -642,7 +645,7 @@ static double finished(const bnn_finish *f, double sum, const float *row_scale, 
     if (y != y) return y;
     switch (f->activation) {
     case BNN_RELU: return y > 0 ? y : 0;
-    case BNN_HARDTANH: return fmin(fmax(y, (double)f->low), (double)f->high);
+    case BNN_HARDTANH: return fmin(fmax(y, (double)limits_f32[0]), (double)limits_f32[1]);
     case BNN_PRELU:
         if (y >= 0) return y;
         return f->computed == BNN_F32 ? (double)(f->slope[c] * (float)y) : (double)f->slope[c] * y;
@@ -681,7 +684,7 @@ static void check_pixel(const void *out, bnn_dtype to, int32_t first, int32_t co
 }
 
 /* Sums of each kind that `finish` takes, for the channels of one range. */
-enum { SUMS_I32, SUMS_COUNTED, SUMS_CORRECTED, SUMS_F32, SUMS_F64, SUMS };
+enum { SUMS_I32, SUMS_COUNTED, SUMS_CORRECTED, SUMS_I32_CORRECTED, SUMS_F32, SUMS_F64, SUMS };
 
 typedef struct {
     bnn_sums sums;
@@ -713,15 +716,15 @@ static source random_sums(int kind, int32_t count)
             s.value[c] = z[c] = below(8) ? between(-99, 99) : integers[below(LENGTH(integers))];
         return s;
     }
-    s.sums.counted = between(1, 99);
+    s.sums.counted = kind == SUMS_I32_CORRECTED ? 0 : between(1, 99);
     for (c = 0; c < count; c++) {
-        z[c] = between(0, s.sums.counted);
-        s.value[c] = s.sums.counted - 2 * z[c];
+        z[c] = between(0, 99);
+        s.value[c] = s.sums.counted ? s.sums.counted - 2 * z[c] : z[c];
     }
-    if (kind == SUMS_CORRECTED) {
+    if (kind == SUMS_CORRECTED || kind == SUMS_I32_CORRECTED) {
         s.sums.correction = correction = TAKE(int32_t, count, 4);
         for (c = 0; c < count; c++) {
-            correction[c] = between(-s.sums.counted, s.sums.counted);
+            correction[c] = between(-99, 99);
             s.value[c] -= correction[c];
         }
     }
@@ -765,8 +768,7 @@ static void test_finish(int32_t first, int32_t count)
                 f.narrow = choice >> 2 & 1;
                 if (choice >> 3 & 1) sums.scale = &row_scale;
                 f.activation = (bnn_activation)(choice >> 4);
-                f.low = -1.25f;
-                f.high = 0.75f;
+                f.limits = doubles ? (const void *)limits_f64 : (const void *)limits_f32;
                 f.slope = f.activation == BNN_PRELU ? slope : NULL;
                 for (c = 0; c < count; c++)
                     want[c] = finished(&f, sources[from].value[c], sums.scale, first + c);
@@ -1082,7 +1084,8 @@ static void test_kernels(void)
         static const int32_t firsts[] = {0, 64, 128, 3};
         for (i = 0; i < LENGTH(firsts); i++) {
             if (firsts[i] < 128) test_finish(firsts[i], n);
-            for (kind = SUMS_I32; kind <= SUMS_CORRECTED; kind++) test_finish_integers(firsts[i], n, kind);
+            for (kind = SUMS_I32; kind <= SUMS_I32_CORRECTED; kind++)
+                test_finish_integers(firsts[i], n, kind);
         }
     }
 

@@ -41,6 +41,7 @@ class Target:
 
 
 TARGETS: Mapping[str, Target] = {
+    "c": Target("C11 sources for microcontrollers, and anything else with a compiler", True),
     "onnx": Target("an ONNX file, for ONNX Runtime and others", False, ("unpacked",)),
     "folder": Target("a folder fit for a model hub", True, ("run",)),
 }

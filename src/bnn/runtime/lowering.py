@@ -4,7 +4,8 @@
 
 - a product takes the activation and the sign, or the threshold, that follow it;
 - images are channels-last; a fully connected layer on a flattened image is a window as large as the image;
-- raw pixels enter a first packed layer as integers; elsewhere they are normalised first, in float64.
+- raw pixels enter a first packed layer as integers, whose sums are compared with integers if only their sign
+  is wanted; elsewhere pixels are normalised first, in float64.
 
 Exporters to C read the same program.
 """
@@ -41,13 +42,17 @@ from bnn.nodes import (
 from bnn.packed import PackedModel
 from bnn.runtime import reference
 from bnn.runtime.program import DType, Finish, Op, Program, Value
-from bnn.runtime.weights import Weight, constants, padding_correction, segments
+from bnn.runtime.weights import Weight, constants, padding_correction, pixel_thresholds, segments
 
-__all__ = ["lower"]
+__all__ = ["LoweringError", "lower"]
 
 Array = NDArray[Any]
 Product = Linear | Conv2d
 Activation = ReLU | Hardtanh | PReLU
+
+
+class LoweringError(ValueError):
+    """The engine cannot run a node; the message names it."""
 
 
 def lower(
@@ -61,11 +66,15 @@ def lower(
         model: the packed model.
         dtype: "u8" raw pixels, "f32" normalised values.
         activations: "int8" quantizes what enters a packed layer as floats (`reference.quantize`).
+
+    Raises:
+        LoweringError: a node is of a type that the engine does not know.
     """
     lowering = _Lowering(model, dtype, activations)
     done: set[str] = set()
     for node in model.nodes:
         if node.name not in done:
+            lowering.current = node.name
             done.update(lowering.emit(node))
     lowering.finish_output()
     return Program(tuple(lowering.values), tuple(lowering.ops))
@@ -90,6 +99,7 @@ class _Lowering:
         self.values: list[Value] = [Value(dtype, 1, 1, prod(model.input.shape))]
         self.ops: list[Op] = []
         self.at: dict[str, int] = {INPUT: 0}
+        self.current = ""  # the node that operations are emitted for
         self.uses = Counter([model.output.name, *(name for node in model.nodes for name in node.inputs)])
         self.readers: dict[str, list[Node]] = {}
         for node in model.nodes:
@@ -110,7 +120,7 @@ class _Lowering:
         """Appends an operation; the index of its output."""
         self.values.append(value)
         index = len(self.values) - 1
-        self.ops.append(Op(op, tuple(inputs), index, **fields))
+        self.ops.append(Op(op, tuple(inputs), index, node=self.current, **fields))
         if value.dtype == "i32" and self.wide.intersection(self.ops[-1].inputs):
             self.wide.add(index)
         return index
@@ -208,7 +218,7 @@ class _Lowering:
             index = self.floats(source, self.vector(source))
             self.at[name] = self.add("softmax", [index], self.values[index])
         else:
-            raise AssertionError(f"no lowering for {type(node).__name__}")
+            raise LoweringError(f"{name!r} ({type(node).__name__}): the engine has no such operation")
         return [name]
 
     def alike(self, names: Sequence[str]) -> list[int]:
@@ -335,9 +345,13 @@ class _Lowering:
         fields: dict[str, Any] = {**window, "finish": fused.finish}
 
         if raw:
-            fields["segments"] = segments(weight, window["groups"], self.model.input)
-            fields["groups"] = 1  # which the segments are of
-            fields["border"] = constants(node, self.shape_of(source), self.model.input)
+            parts = segments(weight, window["groups"], self.model.input)
+            border = constants(node, self.shape_of(source), self.model.input)
+            fields |= {"segments": parts, "groups": 1, "border": border}  # the groups are the segments'
+            if fused.dtype == "bits" and fused.finish.activation == "identity":
+                thresholds = pixel_thresholds(parts, border, fused.finish, weight.taps)
+                if thresholds:
+                    fields["finish"], fields["border"] = thresholds
             made = self.add("product_u8", [index], value, **fields)
         elif not node.is_packed:
             fields["weight"] = weight.dense(window["groups"])

@@ -8,33 +8,10 @@ from numpy.typing import NDArray
 from bnn.packed import PackedModel
 from bnn.runtime import _native
 from bnn.runtime.lowering import lower
-from bnn.runtime.program import Border, Finish, Op, Program, Segment
+from bnn.runtime.program import ACTIVATIONS, DTYPES, OPS, Border, Finish, Op, Program, Segment
 from bnn.runtime.reference import Activations
 
 __all__ = ["Engine", "instruction_sets"]
-
-# In the order of native/bnn.h.
-_DTYPES = ("bits", "u8", "i8", "i32", "f32", "f64")
-_OPS = (
-    "from_planes",
-    "to_planes",
-    "normalize",
-    "quantize",
-    "map",
-    "product_bits",
-    "product_f32",
-    "product_f64",
-    "product_i8",
-    "product_u8",
-    "dense",
-    "depthwise",
-    "max_pool",
-    "avg_pool",
-    "add",
-    "concat",
-    "softmax",
-)
-_ACTIVATIONS = ("identity", "relu", "hardtanh", "prelu")
 
 
 def instruction_sets() -> list[str]:
@@ -92,13 +69,13 @@ class Engine:
 
 
 def _compile(program: Program, isa: str) -> _native.Plan:
-    values = [[_DTYPES.index(v.dtype), v.height, v.width, v.channels] for v in program.values]
+    values = [[DTYPES.index(v.dtype), v.height, v.width, v.channels] for v in program.values]
     return _native.Plan(values, [_op(op) for op in program.ops], isa)
 
 
 def _op(op: Op) -> dict[str, Any]:
     return vars(op) | {
-        "op": _OPS.index(op.op),
+        "op": OPS.index(op.op),
         "segments": [_segment(segment) for segment in op.segments],
         "border": _border(op.border),
         "finish": _finish(op.finish),
@@ -115,6 +92,6 @@ def _border(border: Border | None) -> dict[str, Any] | None:
 
 def _finish(finish: Finish) -> dict[str, Any]:
     return vars(finish) | {
-        "computed": _DTYPES.index(finish.computed),
-        "activation": _ACTIVATIONS.index(finish.activation),
+        "computed": DTYPES.index(finish.computed),
+        "activation": ACTIVATIONS.index(finish.activation),
     }

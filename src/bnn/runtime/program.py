@@ -5,10 +5,33 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-__all__ = ["Border", "DType", "Finish", "Op", "Program", "Segment", "Value"]
+__all__ = ["ACTIVATIONS", "DTYPES", "OPS", "Border", "DType", "Finish", "Op", "Program", "Segment", "Value"]
 
 Array = NDArray[Any]
 DType = Literal["bits", "u8", "i8", "i32", "f32", "f64"]
+
+# In the order of native/bnn.h.
+DTYPES = ("bits", "u8", "i8", "i32", "f32", "f64")
+OPS = (
+    "from_planes",
+    "to_planes",
+    "normalize",
+    "quantize",
+    "map",
+    "product_bits",
+    "product_f32",
+    "product_f64",
+    "product_i8",
+    "product_u8",
+    "dense",
+    "depthwise",
+    "max_pool",
+    "avg_pool",
+    "add",
+    "concat",
+    "softmax",
+)
+ACTIVATIONS = ("identity", "relu", "hardtanh", "prelu")
 
 
 @dataclass(frozen=True)
@@ -43,7 +66,7 @@ class Finish:
 
 @dataclass(frozen=True, eq=False)
 class Border:
-    """bnn_border: values by class of row, class of column and output channel."""
+    """bnn_border: values by class of row, class of column and output channel, (rows, columns, channels)."""
 
     values: Array
     row: Array | None = None
@@ -70,11 +93,13 @@ class Op:
 
     rows: weights of ±1, [group][out][words], each row of `n` signs in the order (tap, channel), for
     "product_bits" a whole number of words for each tap. weight: those that are not packed.
+    node: the first node of the model that it computes, by name.
     """
 
     op: str
     inputs: tuple[int, ...]
     output: int
+    node: str = ""
     second: int = 0
     kernel: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)

@@ -4,6 +4,7 @@ And what depends on how much of a window lies in the padding.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,9 @@ from numpy.typing import NDArray
 from bnn import bits
 from bnn.nodes import Conv2d, InputContract, Linear, PackedWeight, Shape
 from bnn.runtime import reference
-from bnn.runtime.program import Border, Segment
+from bnn.runtime.program import Border, Finish, Segment
 
-__all__ = ["Weight", "constants", "padding_correction", "segments"]
+__all__ = ["Weight", "constants", "padding_correction", "pixel_thresholds", "segments"]
 
 Array = NDArray[Any]
 Product = Linear | Conv2d
@@ -89,6 +90,46 @@ def constants(node: Product, shape: Shape, contract: InputContract) -> Border:
     first = [np.unique(classes, return_index=True)[1] for classes in (row, column)]
     values = constant[:, first[0]][:, :, first[1]].transpose(1, 2, 0)
     return Border(np.ascontiguousarray(values), row, column, len(first[1]))
+
+
+def pixel_thresholds(
+    parts: Sequence[Segment], constants: Border, finish: Finish, taps: int
+) -> tuple[Finish, Border | None] | None:
+    """The sign of scale * (constant + z / divisor) + shift, z a sum of pixels, as a comparison of integers.
+
+    Rounded as it is, that expression is monotone in z: where its sign changes is found by evaluating it.
+
+    Args:
+        parts: as `segments` has them.
+        constants: as `constants` has them.
+        finish: what is computed of the sum in float64; scale and shift, at most.
+        taps: of the window.
+
+    Returns:
+        The comparison, and what to take off z at the border; None if an output has several deviations, or
+        integers would not fit 32 bits.
+    """
+    outputs = constants.values.shape[-1]
+    largest = np.repeat([255 * taps * len(part.take) for part in parts], [len(part.rows) for part in parts])
+    divisor = np.repeat([part.divisor for part in parts], [len(part.rows) for part in parts])
+    if len(divisor) != outputs or largest.max() > 2**29:
+        return None
+    scale = np.ones(outputs) if finish.scale is None else finish.scale
+    shift = np.zeros(outputs) if finish.shift is None else finish.shift
+
+    def above(z: Array) -> Array:  # false up to some integer, true from there on
+        y = (constants.values + z / divisor) * scale + shift
+        return ((y.astype(np.float32) if finish.narrow else y) >= 0) != (scale < 0)
+
+    low = np.broadcast_to(-largest, constants.values.shape)
+    high = np.broadcast_to(largest + 1, constants.values.shape)
+    while (low < high).any():
+        middle = (low + high) // 2
+        low, high = np.where(above(middle), (low, middle), (middle + 1, high))
+    at_first = low.reshape(-1, outputs)[0]
+    flip = bits.pack(1 - 2 * (scale < 0).astype(np.int8))
+    border = replace(constants, values=(low - at_first).astype(np.int32))
+    return Finish(threshold=at_first.astype(np.int32), flip=flip), border if border.values.any() else None
 
 
 def padding_correction(node: Conv2d, weight: Weight, shape: Shape) -> Border | None:

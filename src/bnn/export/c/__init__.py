@@ -1,0 +1,96 @@
+"""C11: a folder with the engine's own sources, and a model as constants beside them."""
+
+from pathlib import Path
+
+import bnn.export
+from bnn.export.c.device import Device, Used, device_program
+from bnn.export.c.memory import Memory, memory_of
+from bnn.export.c.model import Sources, sources
+from bnn.export.c.project import makefile, readme
+from bnn.export.c.selftest import main_source
+from bnn.export.target import Export, ExportError
+from bnn.packed import PackedModel
+from bnn.runtime.lowering import LoweringError
+
+__all__ = ["make"]
+
+ALWAYS = (
+    "bnn.h",
+    "engine.h",
+    "kernels.h",
+    "elementwise.h",
+    "engine.c",
+    "work.c",
+    "products.c",
+    "portable.c",
+)
+
+
+def make(model: PackedModel) -> Export:
+    """The folder: model.c and model.h, bnn/ with the engine, main.c with a self-test, Makefile, README.md.
+
+    Raises:
+        ExportError: the engine cannot run a node of the model, which is named.
+    """
+    try:
+        device = device_program(model)
+    except LoweringError as error:
+        raise ExportError(f"node {error}") from error
+    used, memory = Used.by(device.program), memory_of(device.program)
+    generated = sources(model, device, memory)
+    files = {
+        "model.h": generated.header,
+        "model.c": generated.body,
+        "main.c": main_source(model, device),
+        "bnn/bnn_config.h": generated.config,
+    }
+    engine = {f"bnn/{name}": _native(name) for name in _needed(used)}
+    c_files = sorted(name for name in (*files, *engine) if name.endswith(".c") and name != "main.c")
+    files["Makefile"] = makefile(c_files)
+    notes = _notes(device, used, memory, generated)
+    files["README.md"] = readme(model, device, notes)
+    return Export({**{name: text.encode() for name, text in files.items()}, **engine}, notes)
+
+
+def _needed(used: Used) -> list[str]:
+    """Files of the engine."""
+    names = list(ALWAYS)
+    if used.gathers:
+        names.append("gather.c")
+    if used.others:
+        names.append("operations.c")
+    if "softmax" in used.operations:
+        names.append("softmax.c")
+    return names
+
+
+def _native(name: str) -> bytes:
+    """A source of the engine: installed beside this package, by CMakeLists.txt."""
+    for folder in bnn.export.__path__:  # an editable installation has two
+        path = Path(folder) / "native" / name
+        if path.is_file():
+            return path.read_bytes()
+    raise FileNotFoundError(f"bnn/export/native/{name} is missing: is the package installed?")
+
+
+def _notes(device: Device, used: Used, memory: Memory, generated: Sources) -> tuple[str, ...]:
+    if not used.floats:
+        arithmetic = "no floating point: integers only"
+    elif "f64" in used.dtypes:
+        doubles = sorted({op.node for op in device.program.ops if _is_double(device, op.output)})
+        arithmetic = f"floating point, in double precision where signs hang on it: {', '.join(doubles)}"
+    else:
+        arithmetic = "floating point, in single precision"
+    return (
+        f"RAM: an arena of {memory.arena:,} bytes, {memory.values:,} of them for values and "
+        f"{memory.scratch:,} for scratch; and stack",
+        f"flash: {generated.constant_bytes:,} bytes of constants, {generated.weight_bytes:,} of them packed "
+        "weights; and code",
+        f"arithmetic: {arithmetic}",
+        "of the C library: memcpy, memset",
+    )
+
+
+def _is_double(device: Device, value: int) -> bool:
+    (op,) = (op for op in device.program.ops if op.output == value)
+    return op.finish.computed == "f64" or device.program.values[value].dtype == "f64"
