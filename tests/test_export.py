@@ -1,5 +1,6 @@
 """Writing an export: whole or not at all, and nothing replaced that is no export."""
 
+import hashlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from helpers import one_of_each
 from bnn import export as exports
 from bnn.cli import main
 from bnn.export import MARKER, TARGETS, Export, ExportError, Target, export
+from bnn.files import replace_folder
 from bnn.packed import PackedModel
 
 
@@ -57,7 +59,8 @@ def test_a_folder_holds_the_files_and_a_marker(
     found = contents(tmp_path)
     marker = json.loads(found.pop(f"out/{MARKER}"))
     assert found == {"out/a.txt": b"a", "out/sub/b.bin": b"b"}
-    assert marker == {"target": "made", "files": ["a.txt", "sub/b.bin"]}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in made["files"].items()}
+    assert marker == {"target": "made", "sha256": hashes}
     assert made["calls"] == [{"how": "well"}]
 
 
@@ -86,6 +89,62 @@ def test_a_folder_that_is_no_export_is_never_replaced(
             export(model, "made", tmp_path / name, force=True)
     assert contents(tmp_path) == {"mine/thesis.tex": b"years"}
     assert made["calls"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda out: (out / "LICENSE").write_text("mine"), "LICENSE is not of the export"),
+        (lambda out: (out / "sub" / "b.bin").write_text("mine"), "sub/b.bin was changed since"),
+        (lambda out: (out / MARKER).write_text('{"target": "c", "sha256": {}}'), "it is an export to c"),
+        (lambda out: (out / MARKER).write_text("[]"), "it is no export"),
+    ],
+)
+def test_an_export_that_was_changed_is_never_replaced(
+    model: PackedModel,
+    made: dict[str, Any],
+    tmp_path: Path,
+    change: Callable[[Path], object],
+    problem: str,
+) -> None:
+    """What was added or edited since, or another target made, is not lost by force; the error names it."""
+    out = tmp_path / "out"
+    export(model, "made", out)
+    change(out)
+    before = contents(out)
+    with pytest.raises(FileExistsError, match=rf"out: not replaced: {problem}"):
+        export(model, "made", out, force=True)
+    assert contents(out) == before
+
+
+def test_a_link_is_followed(model: PackedModel, made: dict[str, Any], tmp_path: Path) -> None:
+    """A link to a folder stays one, and the folder it leads to is the export."""
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "out", target_is_directory=True)
+    for force in (False, True):
+        export(model, "made", link, force=force)
+    assert link.is_symlink()
+    assert set(contents(tmp_path / "out")) == {"a.txt", "sub/b.bin", MARKER}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "out"]
+
+
+def test_ctrl_c_between_two_moves_loses_nothing(
+    model: PackedModel, made: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old export is back in its place."""
+    export(model, "made", tmp_path / "out")
+    before, made["files"] = contents(tmp_path), {"c.txt": b"c"}
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.suffix == ".new":
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(KeyboardInterrupt):
+        export(model, "made", tmp_path / "out", force=True)
+    assert contents(tmp_path) == before
 
 
 def test_a_failing_target_leaves_nothing(model: PackedModel, made: dict[str, Any], tmp_path: Path) -> None:
@@ -175,7 +234,10 @@ def test_a_kill_leaves_no_half_written_folder(
 
 
 def test_a_kill_between_two_moves_loses_nothing(model: PackedModel, tmp_path: Path) -> None:
-    """Killed when the old folder is away and the new one not yet there: both are, beside it, and whole."""
+    """Killed when the old folder is away and the new one not yet there: both are, beside it, and whole.
+
+    The next call puts the old one back before anything else, and so keeps it if it fails.
+    """
     model.save(tmp_path / "m.bnn")
     argv = ["export", tmp_path / "m.bnn", "--to", "folder", tmp_path / "out", "--force"]
     assert main([*map(str, argv)]) == 0
@@ -183,6 +245,9 @@ def test_a_kill_between_two_moves_loses_nothing(model: PackedModel, tmp_path: Pa
     killed("pathlib.Path.rename", 1, *argv)
     hidden = [path for path in tmp_path.iterdir() if path.name.startswith(".out.")]
     assert [contents(path) for path in hidden] == [before, before]
+    with pytest.raises(OSError, match="out"):
+        replace_folder(tmp_path / "out", {"x" * 300: b""})
+    assert contents(tmp_path / "out") == before
     assert main([*map(str, argv)]) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.bnn", "out"]
 
@@ -211,6 +276,15 @@ def test_a_file_is_no_folder(model: PackedModel, tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_is_no_regular_file_is_never_replaced(model: PackedModel, tmp_path: Path) -> None:
+    """Neither a pipe nor a device is, whatever is forced."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileExistsError, match="pipe: exists and is no file"):
+        export(model, "onnx", tmp_path / "pipe", force=True)
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_file_is_replaced_only_with_force(model: PackedModel, tmp_path: Path) -> None:
     """An existing file is refused, and replaced with force."""
     out = tmp_path / "m.onnx"
@@ -226,8 +300,8 @@ def test_a_file_is_replaced_only_with_force(model: PackedModel, tmp_path: Path) 
     ("call", "message"),
     [
         (lambda m, p: export(m, "tflite", p / "x"), "no target is named 'tflite': one of c, onnx"),
-        (lambda m, p: export(m, "folder", p / "x", unpacked=True), "--to folder has no option 'unpacked'"),
-        (lambda m, p: export(m, "onnx", p / "x", run=p), "--to onnx has no option 'run'"),
+        (lambda m, p: export(m, "folder", p / "x", unpacked=True), "--to folder takes no --unpacked"),
+        (lambda m, p: export(m, "onnx", p / "x", run=p), "--to onnx takes no --run"),
     ],
 )
 def test_unknown_targets_and_options(
@@ -243,10 +317,12 @@ def test_unknown_targets_and_options(
     ("argv", "problem"),
     [
         (["m.bnn", "--to", "tflite", "x"], "no target is named 'tflite'"),
-        (["m.bnn", "--to", "folder", "x", "--unpacked"], "--to folder has no option 'unpacked'"),
+        (["m.bnn", "--to", "folder", "x", "--unpacked"], "--to folder takes no --unpacked"),
         (["m.bnn", "--to", "onnx", "there"], "there: exists; --force replaces it"),
         (["m.bnn", "--to", "onnx", "no/where/m.onnx"], "no/where: no such folder"),
         (["m.bnn", "--to", "folder", "mine", "--force"], "mine: not replaced: it is no export"),
+        (["m.bnn", "--to", "onnx", "m.bnn", "--force"], "m.bnn: is, or holds, the model"),
+        (["m.bnn", "--to", "folder", ".", "--force"], ".: is, or holds, the model"),
         (["none.bnn", "--to", "onnx", "x"], "none.bnn: No such file or directory"),
         (["mine", "--to", "onnx", "x"], "mine: a folder without model.bnn"),
         (["there", "--to", "onnx", "x"], "there: not a .bnn file"),

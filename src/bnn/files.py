@@ -48,21 +48,24 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def replace_folder(path: str | Path, files: Mapping[str, bytes]) -> None:
-    """Makes a folder of files, whole or not at all; a folder that is there already goes.
+def replace_folder(path: str | Path, files: Mapping[str, bytes], *, replace: bool = True) -> None:
+    """Makes a folder of files, whole or not at all; with `replace`, a folder that is there already goes.
 
-    It is filled beside its place and then moved. Whoever is killed in between leaves a hidden folder, which
-    the next call for the same path removes.
+    It is filled beside its place and then moved. If anything fails or is interrupted, `path` is as it was.
+    Whoever is killed leaves hidden folders, of which the next call for the same path restores the old one if
+    `path` is gone, and removes the rest.
 
     Args:
         path: the folder.
         files: content by relative path, "/" between parts.
+        replace: whether a folder that is not empty may be at `path`.
     """
     path = Path(path)
     pattern = re.compile(rf"\.{re.escape(path.name)}\.\d+\.(new|old)")
-    for entry in path.parent.iterdir():
-        if pattern.fullmatch(entry.name) and entry.is_dir():
-            shutil.rmtree(entry)
+    found = [entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name) and entry.is_dir()]
+    for entry in found:
+        if entry.suffix == ".old" and not path.exists():  # killed between its two moves
+            entry.rename(path)
     new, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
     try:
         for name, content in files.items():
@@ -72,13 +75,17 @@ def replace_folder(path: str | Path, files: Mapping[str, bytes]) -> None:
                 opened.write(content)
                 opened.flush()
                 os.fsync(opened.fileno())
-        if path.exists():
-            path.rename(old)
-        new.rename(path)
+        try:
+            if replace and path.exists():
+                path.rename(old)
+            new.rename(path)
+        except BaseException:  # Ctrl-C as well
+            if old.exists() and not path.exists():
+                old.rename(path)
+            raise
     except OSError as error:
-        if old.exists() and not path.exists():
-            old.rename(path)
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    for entry in (old, *found):
+        shutil.rmtree(entry, ignore_errors=True)

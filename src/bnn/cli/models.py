@@ -117,6 +117,9 @@ def run_export(options: argparse.Namespace) -> int:
     of_target: dict[str, Any] = {"unpacked": True} if options.unpacked else {}
     if to == "folder":
         of_target["run"] = path.parent if Path(options.model).is_dir() else None
+    source, out = path.resolve(), Path(options.out).resolve()
+    if out == source or out in source.parents:
+        raise ValueError(f"{options.out}: is, or holds, the model that is to be exported")
     notes = export(PackedModel.load(path), to, options.out, force=options.force, **of_target)
     print(f"{options.out}: {TARGETS[to].text}")
     for line in notes:

@@ -8,6 +8,7 @@ Each target is a module of this package with a function from a model to the cont
 written before all of it is there, and then whole or not at all.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from bnn.packed import PackedModel
 __all__ = ["MARKER", "TARGETS", "Export", "ExportError", "Target", "export"]
 
 MARKER = "bnn-export.json"
-"""Stands in every exported folder and says what it is; `force` replaces no folder without it."""
+"""Stands in every exported folder, with its target and its files' hashes; `force` replaces no other folder."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def export(
         model: a packed model.
         to: a name in TARGETS.
         out: the folder or file to write; must not exist.
-        force: replace it if it does; a folder only if it is an earlier export.
+        force: replace it if it does: a regular file; a folder only if it is an earlier export to the same
+            target in which nothing was changed or added since.
         options: of the target, by name: `unpacked` (onnx), `run`, a run's folder (folder).
 
     Returns:
@@ -70,15 +72,16 @@ def export(
     """
     if to not in TARGETS:
         raise ValueError(f"no target is named {to!r}: one of {', '.join(TARGETS)}")
-    target, out = TARGETS[to], Path(out)
+    target, out = TARGETS[to], Path(out).resolve()
     for name in set(options) - set(target.options):
-        raise ValueError(f"--to {to} has no option {name!r}")
-    _check_free(out, target, force)  # before the work
+        raise ValueError(f"--to {to} takes no --{name}")
+    _check_free(out, to, force)  # before the work
     make: Callable[..., Export] = import_module(f"bnn.export.{to}").make
     result = make(model, **options)
     if target.folder:
-        marker = json.dumps({"target": to, "files": sorted(result.files)}, indent=1) + "\n"
-        replace_folder(out, {**result.files, MARKER: marker.encode()})
+        hashes = {name: _hash(content) for name, content in sorted(result.files.items())}
+        marker = json.dumps({"target": to, "sha256": hashes}, indent=1) + "\n"
+        replace_folder(out, {**result.files, MARKER: marker.encode()}, replace=force)
     else:
         (content,) = result.files.values()
         for leftover in leftovers(out):  # of an export that was killed
@@ -87,15 +90,39 @@ def export(
     return result.notes
 
 
-def _check_free(out: Path, target: Target, force: bool) -> None:
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _check_free(out: Path, to: str, force: bool) -> None:
+    folder = TARGETS[to].folder
     if not out.parent.is_dir():
         raise FileNotFoundError(f"{out.parent}: no such folder")
-    if not out.exists() and not out.is_symlink():
+    if not out.exists():
         return
-    kind = "folder" if target.folder else "file"
-    if out.is_dir() != target.folder:
-        raise FileExistsError(f"{out}: exists and is no {kind}; this export is one")
+    if not (out.is_dir() if folder else out.is_file()):
+        raise FileExistsError(f"{out}: exists and is no {'folder' if folder else 'file'}; this export is one")
     if not force:
         raise FileExistsError(f"{out}: exists; --force replaces it")
-    if target.folder and not (out / MARKER).is_file():
-        raise FileExistsError(f"{out}: not replaced: it is no export, for it has no {MARKER}")
+    if folder and (problem := _changed(out, to)):
+        raise FileExistsError(f"{out}: not replaced: {problem}")
+
+
+def _changed(out: Path, to: str) -> str:
+    """What in a folder is not as an export to this target left it; nothing if all is."""
+    try:
+        marker = json.loads((out / MARKER).read_bytes())
+        target, hashes = marker["target"], dict(marker["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"it is no export, for it has no sound {MARKER}"
+    if target != to:
+        return f"it is an export to {target}"
+    for path in sorted(out.rglob("*")):
+        name = path.relative_to(out).as_posix()
+        if name == MARKER or path.is_dir():
+            continue
+        if name not in hashes:
+            return f"{name} is not of the export: move it away, or delete the folder yourself"
+        if _hash(path.read_bytes()) != hashes[name]:
+            return f"{name} was changed since: move it away, or delete the folder yourself"
+    return ""
