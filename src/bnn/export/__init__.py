@@ -23,7 +23,7 @@ from bnn.packed import PackedModel
 __all__ = ["MARKER", "TARGETS", "Export", "ExportError", "Target", "export"]
 
 MARKER = "bnn-export.json"
-"""Stands in every exported folder, with its target and its files' hashes; `force` replaces no other folder."""
+"""Stands in every exported folder, with its target and its files' hashes: `force` replaces no other."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Target:
 TARGETS: Mapping[str, Target] = {
     "c": Target("C11 sources for microcontrollers, and anything else with a compiler", True),
     "onnx": Target("an ONNX file, for ONNX Runtime and others", False, ("unpacked",)),
+    "web": Target("one HTML page that runs by itself", False),
     "folder": Target("a folder fit for a model hub", True, ("run",)),
 }
 
