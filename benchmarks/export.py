@@ -1,14 +1,20 @@
 """What an exported model gives and costs, beside the runtime on the same images.
 
-    python benchmarks/export.py runs/mnist [--data mnist] [--data-dir DIR] [--n 10000] [--targets onnx]
+    python benchmarks/export.py runs/mnist [--data mnist] [--data-dir DIR] [--n 10000] [--targets onnx,c]
 
 A row for each way to ship the model; a target is a function that gives them. Differences are relative to the
-largest score of the runtime, sizes to the ONNX file of the same network with float weights.
+largest score of the runtime, sizes to the ONNX file of the same network with float weights. Bytes of C are
+those of code and constants on this machine, as `make size` counts them.
 """
 
 import argparse
+import re
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -24,18 +30,20 @@ from bnn.packed import PackedModel
 from bnn.runtime import Runner
 from bnn.tables import table
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))  # where c_export is
 REPEATS = 9
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A way to ship the model: its bytes, its scores for the images, seconds to load."""
+    """A way to ship the model: its bytes, what it makes of the images, seconds to load if there is a load."""
 
     name: str
     bytes: int
+    predicted: Array
     scores: Array
-    load: float
+    load: float | None
 
 
 def run_onnx(model: PackedModel, images: Array) -> Iterator[Row]:
@@ -53,7 +61,7 @@ def run_onnx(model: PackedModel, images: Array) -> Iterator[Row]:
         taken = net.get_inputs()[0].name
         batches = (x[start : start + 100] for start in range(0, len(x), 100))
         scores = np.concatenate([net.run(None, {taken: batch})[0] for batch in batches])
-        return Row(name, len(content), scores, seconds)
+        return Row(name, len(content), scores.argmax(1), scores, seconds)
 
     for name, unpacked in (("ONNX, packed", False), ("ONNX, unpacked", True)):
         (content,) = onnx.make(model, unpacked=unpacked).files.values()
@@ -61,7 +69,19 @@ def run_onnx(model: PackedModel, images: Array) -> Iterator[Row]:
     yield row("ONNX, float twin", onnx_twin(model).SerializeToString(), normalised(model, images))
 
 
-TARGETS: dict[str, Callable[[PackedModel, Array], Iterator[Row]]] = {"onnx": run_onnx}
+def run_c(model: PackedModel, images: Array) -> Iterator[Row]:
+    """Compiled for this machine with -O2, as the tests do; its own predictions."""
+    from c_export import STRICT, in_c
+
+    with tempfile.TemporaryDirectory() as folder:
+        predicted, scores = in_c(model, images, Path(folder), *STRICT, "-O2")
+        size = ["make", "-s", "-C", f"{folder}/export", "size", "CFLAGS=-O2"]
+        said = subprocess.run(size, capture_output=True, text=True, check=True).stdout
+    (sizes,) = re.findall(r"^ *(\d+)\s+(\d+)\s+\d+.*TOTALS", said, re.MULTILINE)
+    yield Row("C", sum(map(int, sizes)), predicted, scores, None)
+
+
+TARGETS: dict[str, Callable[[PackedModel, Array], Iterator[Row]]] = {"onnx": run_onnx, "c": run_c}
 
 
 def time_of(call: Callable[[], Any]) -> float:
@@ -93,23 +113,23 @@ def main() -> None:
     seconds = median(
         time_of(lambda: Runner(PackedModel.load(options.model), threads=1)) for _ in range(REPEATS)
     )
-    rows = [Row(".bnn, the runtime", len(model.to_bytes()), expected, seconds)]
+    rows = [Row(".bnn, the runtime", len(model.to_bytes()), predicted, expected, seconds)]
     for name in options.targets.split(","):
         rows.extend(TARGETS[name](model, images))
 
     of_floats = onnx_twin(model).ByteSize()
     lines = []
     for row in rows:
-        equal = int((row.scores.argmax(1) == predicted).sum())
+        equal = int((row.predicted == predicted).sum())
         difference = np.abs(row.scores - expected).max() / np.abs(expected).max()
-        accuracy = 100 * np.mean(row.scores.argmax(1) == labels)
+        accuracy = 100 * np.mean(row.predicted == labels)
         lines.append(
             [
                 *(row.name, f"{equal:,} of {len(images):,}", f"{difference:.1e}", f"{accuracy:.2f} %"),
                 *(
                     f"{row.bytes:,}",
                     f"{of_floats / row.bytes:.1f}",
-                    f"{1000 * row.load:.1f}",
+                    "" if row.load is None else f"{1000 * row.load:.1f}",
                 ),
             ]
         )

@@ -43,7 +43,10 @@ def main() -> None:
 def measured(folder: Path, core: str, weights: int) -> list[int | None]:
     """The columns from "weights" on; None where there is no board of this core to run on."""
     command = [ROOT / "tests" / "native" / "export.sh", folder, core]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:  # a tool is missing, or the self-test failed
+        raise SystemExit(done.stderr.strip() or done.stdout.strip())
+    said = done.stdout
     (sizes,) = re.findall(r"^ *(\d+)\s+(\d+)\s+(\d+).*TOTALS", said, re.MULTILINE)
     text, data, bss = map(int, sizes)
     sizes = [weights, text + data, text + data - weights, data + bss]

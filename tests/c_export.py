@@ -15,7 +15,7 @@ from bnn.packed import PackedModel
 Array = NDArray[Any]
 
 STRICT = ("-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-Wconversion")
-AS_CPP = ("-x", "c++", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
+AS_CPP = ("-x", "c++", "-std=c++11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-Wconversion")
 PREDICT = Path(__file__).parent / "native" / "export" / "predict.c"
 TYPES = {"float": np.float32, "int32_t": np.int32, "int64_t": np.int64}
 

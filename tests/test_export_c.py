@@ -235,6 +235,18 @@ def test_scores_keep_the_order_of_floats() -> None:
     assert 0 < rounded < 12
 
 
+def test_why_scores_are_floats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A last layer that could give integers but has too many sums to try: notes say so, with both numbers."""
+    model = last_layer([0.5, 2.0], [0.0, 1.0])
+    assert not any("scores are floats" in note for note in make(model).notes)
+    monkeypatch.setattr("bnn.export.c.scores.LIMIT", 129)
+    monkeypatch.setattr("bnn.export.c.LIMIT", 129)
+    assert make(model).notes[-1] == (
+        "scores are floats: the last layer can have 130 sums, and no more than 129 are tried"
+    )
+    assert not any("scores are floats" in note for note in make(network_of_floats()).notes)
+
+
 def test_scores_without_a_scale_are_the_sums() -> None:
     """Nothing is multiplied where there is nothing to multiply with."""
     head = linear("head", "sign", 3, 64)
@@ -318,6 +330,58 @@ def test_makefile(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert said in done.stdout
         assert "warning" not in done.stderr
+
+
+@needs("make")
+@pytest.mark.parametrize("compiler", [pytest.param(c, marks=needs(c)) for c in ("g++", "clang")])
+def test_makefile_takes_other_compilers(compiler: str, tmp_path: Path) -> None:
+    """CC of the environment, also as C++; but not where CROSS names another machine's tools."""
+    out = exported("signs", tmp_path)
+    env, standard = {**os.environ, "CC": compiler}, ["STD=-std=c++11"] * (compiler == "g++")
+    make = ["make", *standard, "test"]
+    done = subprocess.run(make, cwd=out.folder, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"\n{compiler} " in done.stdout
+    cross = ["make", "-n", "CROSS=arm-none-eabi-", "BUILD=other"]
+    said = subprocess.run(cross, cwd=out.folder, env=env, capture_output=True, text=True, check=True).stdout
+    assert f"\n{compiler} " not in said
+    assert "\narm-none-eabi-gcc " in said
+    assert "arm-none-eabi-ar rcs" in said
+
+
+@needs("make")
+@needs("gcc")
+@needs("objcopy")
+def test_two_exports_in_one_program(tmp_path: Path) -> None:
+    """As the README has it: each becomes one object with one name, and both predict as they do alone."""
+    expected = []
+    for name, model in (("first", network_of_signs()), ("second", network_of_floats())):
+        folder, x = tmp_path / name, inputs_of(model, 1)
+        export(model, "c", folder)
+        for command in readme_commands(folder, name):
+            subprocess.run(command, cwd=folder, shell=True, capture_output=True, check=True)
+        pixels = ", ".join(map(str, x.ravel()))
+        (folder / "call.c").write_text(
+            f'#define model_predict {name}_predict\n#include "model.h"\nint {name}(void);\n'
+            f"int {name}(void)\n{{\n    static const uint8_t image[MODEL_INPUTS] = {{{pixels}}};\n"
+            f"    return model_predict(image, 0);\n}}\n"
+        )
+        expected.append(int(reference.run(model, x).argmax()))
+    main = tmp_path / "main.c"
+    main.write_text(
+        "#include <stdio.h>\nint first(void);\nint second(void);\n"
+        'int main(void)\n{\n    printf("%d %d", first(), second());\n    return 0;\n}\n'
+    )
+    parts = [tmp_path / name / part for name in ("first", "second") for part in ("call.c", f"{name}.o")]
+    subprocess.run(["gcc", *STRICT, main, *parts, "-o", tmp_path / "both"], check=True)
+    said = subprocess.run([tmp_path / "both"], capture_output=True, text=True, check=True).stdout
+    assert [int(word) for word in said.split()] == expected
+
+
+def readme_commands(folder: Path, name: str) -> list[str]:
+    """What the README says of two exports, for another name than its `digits`."""
+    (block,) = re.findall(r"```\n(make CFLAGS.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    return str(block).replace("digits", name).splitlines()
 
 
 @needs("gcc")
@@ -407,6 +471,7 @@ def test_names_from_anywhere(tmp_path: Path) -> None:
     x = random_pixels(50, 8)
     winners, _ = in_c(model, x, tmp_path, *STRICT, "-O1")
     assert (winners == Runner(model).predict(x)).all()
+    assert "`model_labels`" in (tmp_path / "export" / "README.md").read_text()
     main = tmp_path / "labels.c"
     main.write_text(
         '#include <stdio.h>\n#include "model.h"\n'
@@ -457,6 +522,46 @@ def test_constants_beyond_float_are_named(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"node 'far': its scale is beyond what a float can hold"):
         export(model, "c", tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_outputs_beyond_float_are_named(tmp_path: Path) -> None:
+    """Constants that a float can hold, but sums of them that it cannot: a self-test has nothing to expect."""
+    contract, far = InputContract((64,), mean=(0.5,), std=(0.5,)), np.full(3, 3e38, np.float32)
+    layers = linear("fc", "input", 3, 64), affine("far", "fc", far, np.zeros(3, np.float32))
+    with pytest.raises(ExportError, match=r"node 'far': its outputs are beyond what a float can hold"):
+        export(PackedModel(contract, layers), "c", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@needs("gcc")
+def test_the_self_test_has_inputs_with_finite_outputs(tmp_path: Path) -> None:
+    """Where outputs of some, here of half, are beyond what a float can hold, the others are taken."""
+    contract = InputContract((64,), mean=(0.0,), std=(1.0,))
+    weight = PackedWeight.from_signs(np.ones((3, 64), np.int8))
+    scale, shift = np.full(3, 2e37, np.float32), np.arange(3, dtype=np.float32)
+    layer = Linear(name="fc", inputs=("input",), weight=weight, scale=scale, shift=shift)
+    export(PackedModel(contract, (layer,)), "c", tmp_path / "out")
+    main = tmp_path / "out" / "main.c"
+    assert_passes(compile_export(tmp_path / "out", main, tmp_path / "test"))
+
+
+@needs("gcc")
+def test_signs_of_values_beyond_double(tmp_path: Path) -> None:
+    """A scale of 1e308 before a sign: infinity has one too, and neither target nor runtime warns of it."""
+    contract = InputContract((64,), mean=(0.1,), std=(0.3,))
+    scale = 1e308 * np.where(np.arange(9) % 2, -1, 1)
+    layers = (
+        linear("fc", "input", 9, 64, scale=scale, shift=np.linspace(-1, 1, 9)),
+        Sign(name="sign", inputs=("fc",)),
+        linear("head", "sign", 3, 9),
+    )
+    model, x = PackedModel(contract, layers), random_pixels(100, 64)
+    with np.errstate(over="ignore"):
+        expected = reference.run(model, x)
+    winners, scores = in_c(model, x, tmp_path)
+    assert (scores == expected).all()
+    assert len(set(winners)) > 1
+    assert (Runner(model)(x) == expected).all()
 
 
 # --- elsewhere --------------------------------------------------------------------------------------------

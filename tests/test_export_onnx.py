@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 from onnx_helpers import assert_equal, assert_sound, classes, content_of, images_for, scores, session
 from test_exactness import conv_net, frozen_network, mlp
+from test_native_networks import PIXELS, Generator, draw
 from test_random_networks import network
 from torch_helpers import randomise
 
@@ -50,7 +51,7 @@ from bnn.nodes import (
 from bnn.packed import PackedModel
 from bnn.packing import pack
 from bnn.quantizers import Sign as SignModule
-from bnn.runtime import Runner
+from bnn.runtime import Runner, reference
 from bnn.training import train
 
 Array = np.ndarray
@@ -80,18 +81,34 @@ def test_the_standards_own_evaluator_agrees() -> None:
     assert np.abs(result - Runner(model, "reference")(x)).max() < 1e-5
 
 
+def signs_of_floats() -> PackedModel:
+    """Of a convolution of floats, which ONNX has in float64: written as matrix products."""
+    scaling = {"scale": np.full(4, 0.1), "shift": np.zeros(4)}
+    conv = Conv2d(
+        name="conv",
+        inputs=("input",),
+        weight=packed_weight(4, 1, 3, 2),
+        groups=2,
+        padding=(1, 0, 2, 1),
+        **scaling,
+    )
+    pool = AvgPool2d(name="pool", inputs=("conv",), kernel=(2, 2), stride=(2, 2))
+    flat = Flatten(name="flat", inputs=("signs",))
+    head = Linear(name="head", inputs=("flat",), weight=packed_weight(3, 32))
+    return model_of((2, 6, 6), conv, pool, Sign(name="signs", inputs=("pool",)), flat, head)
+
+
 @pytest.mark.parametrize("batch", [0, 1, 3])
-def test_the_batch_size_is_free(batch: int) -> None:
+@pytest.mark.parametrize("make", [one_of_each, signs_of_floats])
+def test_the_batch_size_is_free(make: Any, batch: int) -> None:
     """One session takes batches of any size, none at all too."""
-    model = one_of_each()
-    net, x = session(content_of(model)), random_pixels(batch, 2, 6, 6)
-    (result,) = net.run(None, {"pixels": x})
+    model = make()
+    net, x = session(content_of(model)), images_for(model, batch)
+    (taken,), (given,) = net.get_inputs(), net.get_outputs()
+    (result,) = net.run(None, {taken.name: x})
     assert result.shape == (batch, 3)
     np.testing.assert_allclose(result, Runner(model, "reference")(x), atol=1e-6)
-    assert [value.shape for value in (*net.get_inputs(), *net.get_outputs())] == [
-        ["batch", 2, 6, 6],
-        ["batch", 3],
-    ]
+    assert [taken.shape, given.shape] == [["batch", 2, 6, 6], ["batch", 3]]
 
 
 # --- exactness --------------------------------------------------------------------------------------------
@@ -250,6 +267,24 @@ def test_every_operation_in_float64(count_padding: bool) -> None:
             assert_equal(model, random_pixels(50, 2, 8, 8), exact=True)
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.5, 2.0), (-2.0, -1.0), (-1.0, 1.0)])
+def test_a_hardtanh_behind_a_relu_in_float64(low: float, high: float) -> None:
+    """ONNX Runtime, which merges the two where they are Relu and Clip, loads it and gives the same signs."""
+    ones, shift = np.ones(8), np.full(8, -0.75)
+    model = model_of(
+        (8,),
+        Affine(name="a", inputs=("input",), scale=ones, shift=-shift),
+        ReLU(name="relu", inputs=("a",)),
+        Hardtanh(name="tanh", inputs=("relu",), low=low, high=high),
+        Affine(name="b", inputs=("tanh",), scale=random_signs(8).astype(np.float64), shift=shift),
+        Sign(name="signs", inputs=("b",)),
+        Linear(name="fc", inputs=("signs",), weight=packed_weight(3, 8)),
+    )
+    content, x = content_of(model), random_floats(300, 8)
+    assert_sound(content)
+    np.testing.assert_array_equal(scores(content, x), Runner(model, "reference")(x))
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_every_threshold(flip: bool) -> None:
     """Thresholds up to the limits of int32, where a float32 has too few bits."""
@@ -270,6 +305,28 @@ def test_every_threshold(flip: bool) -> None:
 
 
 # --- whole networks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rough", [False, True])
+@pytest.mark.parametrize("pixels", PIXELS)
+@pytest.mark.parametrize(
+    "seed", [*range(2010, 2020), *(pytest.param(s, marks=pytest.mark.slow) for s in range(100))]
+)
+def test_random_nodes(seed: int, pixels: str, rough: bool) -> None:
+    """Whatever follows what, ONNX Runtime loads it and gives the reference's scores, of no image or some."""
+    model = Generator(seed, pixels, rough=rough).model
+    x = images_for(model, 4, seed) if rough else draw(pixels, model, seed)
+    content = content_of(model)
+    assert_sound(content)
+    upto = [PackedModel(model.input, model.nodes[: i + 1]) for i in range(len(model.nodes))]
+    largest = max(np.abs(reference.run(part, x)).max() for part in upto)
+    truth = reference.run(model, x)
+    net = session(content)
+    taken = net.get_inputs()[0].name
+    for batch in (0, len(x)):
+        (result,) = net.run(None, {taken: x[:batch]})
+        assert result.shape == (batch, *truth.shape[1:])
+        assert np.abs(result - truth[:batch]).max(initial=0) <= 1e-4 * largest
 
 
 @pytest.mark.filterwarnings("ignore::bnn.packing.PackWarning")

@@ -118,8 +118,9 @@ def pixel_thresholds(
     shift = np.zeros(outputs) if finish.shift is None else finish.shift
 
     def above(z: Array) -> Array:  # false up to some integer, true from there on
-        y = (constants.values + z / divisor) * scale + shift
-        return ((y.astype(np.float32) if finish.narrow else y) >= 0) != (scale < 0)
+        with np.errstate(over="ignore"):  # infinity has a sign as well
+            y = (constants.values + z / divisor) * scale + shift
+            return ((y.astype(np.float32) if finish.narrow else y) >= 0) != (scale < 0)
 
     low = np.broadcast_to(-largest, constants.values.shape)
     high = np.broadcast_to(largest + 1, constants.values.shape)

@@ -1,5 +1,6 @@
 """C11: a folder with the engine's own sources, and a model as constants beside them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import bnn.export
@@ -7,6 +8,7 @@ from bnn.export.c.device import Device, Used, device_program
 from bnn.export.c.memory import Memory, memory_of
 from bnn.export.c.model import Sources, sources
 from bnn.export.c.project import makefile, readme
+from bnn.export.c.scores import LIMIT, sums_to_try
 from bnn.export.c.selftest import main_source
 from bnn.export.target import Export, ExportError
 from bnn.packed import PackedModel
@@ -30,7 +32,7 @@ def make(model: PackedModel) -> Export:
     """The folder: model.c and model.h, bnn/ with the engine, main.c with a self-test, Makefile, README.md.
 
     Raises:
-        ExportError: the engine cannot run a node of the model, which is named.
+        ExportError: the engine cannot run a node of the model, or a float not hold its values; it is named.
     """
     try:
         device = device_program(model)
@@ -47,7 +49,7 @@ def make(model: PackedModel) -> Export:
     engine = {f"bnn/{name}": _native(name) for name in _needed(used)}
     c_files = sorted(name for name in (*files, *engine) if name.endswith(".c") and name != "main.c")
     files["Makefile"] = makefile(c_files)
-    notes = _notes(device, used, memory, generated)
+    notes = (*_notes(device, used, memory, generated), *_why_floats(model, device))
     files["README.md"] = readme(model, device, notes)
     return Export({**{name: text.encode() for name, text in files.items()}, **engine}, notes)
 
@@ -89,6 +91,16 @@ def _notes(device: Device, used: Used, memory: Memory, generated: Sources) -> tu
         f"arithmetic: {arithmetic}",
         "of the C library: memcpy, memset",
     )
+
+
+def _why_floats(model: PackedModel, device: Device) -> Iterator[str]:
+    """Why a last layer of integer sums gives no integers."""
+    tried = sums_to_try(model)
+    if tried and device.scores is None:
+        why = "no integers order the classes as they do"
+        if tried > LIMIT:
+            why = f"the last layer can have {tried:,} sums, and no more than {LIMIT:,} are tried"
+        yield f"scores are floats: {why}"
 
 
 def _is_double(device: Device, value: int) -> bool:

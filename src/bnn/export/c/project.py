@@ -23,16 +23,26 @@ MAKEFILE = """\
 # For a microcontroller name its tools and processor:
 #
 #     make size CROSS=arm-none-eabi- CPU="-mcpu=cortex-m4 -mthumb -mfpu=fpv4-sp-d16 -mfloat-abi=hard"
+#
+# As C++:
+#
+#     make CC=g++ STD=-std=c++11
 
 CROSS ?=
 CPU ?=
+STD := -std=c11
+# CC and AR of the environment are for this machine.
+ifneq ($(CROSS)$(filter default,$(origin CC)),)
 CC := $(CROSS)gcc
+endif
+ifneq ($(CROSS),)
 AR := $(CROSS)ar
+endif
 SIZE := $(CROSS)size
 
 # Signs that are taken of floats must not depend on the compiler: no contraction of a product and a sum.
 CFLAGS ?= -Os -Wall -Wextra -Wpedantic -Wconversion
-ALL_CFLAGS := -std=c11 -ffp-contract=off -ffunction-sections -fdata-sections $(CPU) $(CFLAGS)
+ALL_CFLAGS := $(STD) -ffp-contract=off -ffunction-sections -fdata-sections $(CPU) $(CFLAGS)
 BUILD ?= build
 
 SOURCES := {sources}
@@ -89,19 +99,20 @@ def readme(model: PackedModel, device: Device, notes: Sequence[str]) -> str:
         input=input_type(model),
         meaning=meaning,
         outputs=prod(model.shapes[model.output.name]),
+        labels="- `model_labels`: names of the outputs, in UTF-8.\n" if model.input.labels else "",
     )
 
 
 README = """\
 # A one-bit network in C
 
-Made by `bnn export --to c`; if the network changes, export it again. C11, and C++ as well. It allocates
-nothing and asks nothing of an operating system.
+Made by `bnn export --to c`; if the network changes, export it again. C11, and C++11 as well, where `int` has
+32 bits or more. It allocates nothing and asks nothing of an operating system.
 
 {notes}
 
 ```
-make test    compiles it for this machine and runs the self-test
+make test    compiles it for this machine and runs the self-test; as C++: make test CC=g++ STD=-std=c++11
 make size CROSS=arm-none-eabi- CPU="-mcpu=cortex-m4 -mthumb -mfpu=fpv4-sp-d16 -mfloat-abi=hard"
 ```
 
@@ -121,8 +132,16 @@ int best = model_predict(image, scores); /* or NULL */
 - `image`: {order}; {entries}.
 - `scores`: {outputs}, each {meaning}.
 - Returned is the index of the largest score, the lowest where several have it.
-- All calls share one static array, the arena: one call at a time.
+{labels}- All calls share one static array, the arena: one call at a time.
   `-DMODEL_ARENA_PLACE='__attribute__((section(".dtcm")))'` puts it elsewhere.
+- Two exports have names in common, and engines that differ. To link both, make of each one object with one
+  name, and include its `model.h` in a file of its own, behind `#define model_predict digits_predict`:
+
+```
+make CFLAGS="-Os -Dmodel_predict=digits_predict"
+ld -r --whole-archive build/libmodel.a -o digits.o
+objcopy --keep-global-symbol=digits_predict digits.o
+```
 
 ## Files
 

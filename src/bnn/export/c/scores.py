@@ -11,11 +11,12 @@ from bnn.nodes import Conv2d, Linear
 from bnn.packed import PackedModel
 from bnn.runtime import reference
 
-__all__ = ["Scores", "exact_scores"]
+__all__ = ["LIMIT", "Scores", "exact_scores", "sums_to_try"]
 
 Array = NDArray[Any]
 
 MANTISSA = 24  # bits of a float
+LIMIT = 2**21  # sums that are tried: some seconds, and 150 megabytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,18 +58,15 @@ def exact_scores(model: PackedModel) -> Scores | None:
     Returns:
         None: the last layer is of another kind, or too large to try.
     """
-    node = model.output
-    if not isinstance(node, Linear | Conv2d):
-        return None
-    if replace(node, scale=None, shift=None).kind(model.kinds[node.inputs[0]]) != "int":
+    node, tried = model.output, sums_to_try(model)
+    if not tried or not isinstance(node, Linear | Conv2d):
         return None
     n, channels = prod(node.weight.shape[1:]), node.out_channels
     if node.scale is None or node.shift is None:
         return Scores(np.ones(channels, np.int64), np.zeros(channels, np.int64), 1, 32)
-    step = 1 if isinstance(node, Conv2d) and any(node.padding) else 2  # zeros around it make both parities
-    sums = np.arange(-n, n + 1, step)[:, None]
-    if sums.size * channels > 2**23:
+    if tried > LIMIT:
         return None
+    sums = np.arange(-n, n + 1, _step(node))[:, None]
     dtype = reference.dtype_of(node)
     outputs = (sums.astype(dtype) * node.scale + node.shift).astype(np.float32)
     index = np.broadcast_to(np.arange(channels), outputs.shape).ravel()
@@ -82,6 +80,22 @@ def exact_scores(model: PackedModel) -> Scores | None:
         if one >= 1 and _is_sorted(scores.of(sums).ravel()[order], index[order]):
             return scores
     return None
+
+
+def sums_to_try(model: PackedModel) -> int:
+    """How many sums all outputs of a last layer on ±1 can have, together; 0 if it is of another kind."""
+    node = model.output
+    if not isinstance(node, Linear | Conv2d):
+        return 0
+    if replace(node, scale=None, shift=None).kind(model.kinds[node.inputs[0]]) != "int":
+        return 0
+    n = prod(node.weight.shape[1:])
+    return (2 * n // _step(node) + 1) * node.out_channels
+
+
+def _step(node: Linear | Conv2d) -> int:
+    """From one sum to the next: zeros around an image make both parities."""
+    return 1 if isinstance(node, Conv2d) and any(node.padding) else 2
 
 
 def _is_sorted(scores: Array, index: Array) -> bool:

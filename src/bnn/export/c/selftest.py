@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from bnn.export.c.device import Device
 from bnn.export.c.model import input_type
 from bnn.export.c.text import lines_of, literal
+from bnn.export.target import ExportError
 from bnn.packed import PackedModel
 from bnn.runtime import reference
 
@@ -21,9 +22,18 @@ TOLERANCE = 1e-4  # of the largest output: what floats may differ by, added in a
 
 
 def main_source(model: PackedModel, device: Device) -> str:
-    """The self-test as a program."""
+    """The self-test as a program.
+
+    Raises:
+        ExportError: too few inputs give outputs that a float can hold, which C can write down.
+    """
     candidates = _inputs(model)
-    outputs = reference.run(device.model, candidates)
+    with np.errstate(over="ignore", invalid="ignore"):  # which is found here
+        outputs = reference.run(device.model, candidates)
+    finite = np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
+    if finite.sum() < TESTS:
+        raise ExportError(f"node {model.output.name!r}: its outputs are beyond what a float can hold")
+    candidates, outputs = candidates[finite], outputs[finite]
     if device.scores is not None:
         outputs = device.scores.of(outputs).astype(np.int32 if device.scores.bits == 32 else np.int64)
     outputs = outputs.reshape(len(candidates), -1)

@@ -93,8 +93,11 @@ def _prelu(w: Writer, node: PReLU) -> Value:
 
 def _hardtanh(w: Writer, node: Hardtanh) -> Value:
     x = _input(w, node)
-    limits = (w.graph.number(limit, x.dtype) for limit in (node.low, node.high))
-    return w.apply("Clip", x, *limits, out=node.name)
+    low, high = (w.graph.number(limit, x.dtype) for limit in (node.low, node.high))
+    if x.dtype == FLOAT:
+        return w.apply("Clip", x, low, high, out=node.name)
+    # ONNX Runtime merges a Clip with the Relu before it, and refuses the file if that is of float64.
+    return w.apply("Min", w.apply("Max", x, low, out=f"{node.name}/at_least"), high, out=node.name)
 
 
 def _softmax(w: Writer, node: Softmax) -> Value:

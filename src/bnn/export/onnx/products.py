@@ -74,14 +74,19 @@ def _sums(w: Writer, node: Product, weight: Value, x: Value, pad_value: float) -
 
 
 def _conv_by_taps(w: Writer, node: Conv2d, weight: Value, x: Value) -> Value:
-    """Of a padded image: the sum over taps of (groups, out, in) @ (batch, groups, in, places)."""
+    """Of a padded image: the sum over taps of (groups, out, in) @ (groups, in, batch * places).
+
+    The batch is among the columns, for ONNX Runtime has no product with an empty batch of matrices.
+    """
     graph, name = w.graph, node.name
     out, per_group, *kernel = node.weight.shape
     places = w.model.shapes[name][1:]
+    batch_second = [1, 0, 2, 3]
+    x = w.apply("Transpose", x, out=f"{name}/by_channel", perm=batch_second)
     matrices = w.apply("Transpose", weight, out=f"{name}.weight/by_tap", perm=[2, 3, 0, 1])
     by_tap = graph.integers(prod(kernel), node.groups, out // node.groups, per_group)
     matrices = w.apply("Reshape", matrices, by_tap, out=f"{name}.weight/by_tap")
-    columns = graph.integers(0, node.groups, per_group, prod(places))  # 0: as many as there are
+    columns = graph.integers(node.groups, per_group, -1)  # -1: as many as there are
 
     def terms() -> Iterator[Value]:
         for tap, seen in enumerate(w.taps(x, kernel, node.stride, node.dilation, places, name)):
@@ -90,7 +95,8 @@ def _conv_by_taps(w: Writer, node: Conv2d, weight: Value, x: Value) -> Value:
             seen = w.apply("Reshape", seen, columns, out=f"{name}/columns")
             yield w.apply("MatMul", matrix, seen.name, out=f"{name}/product")
 
-    return w.apply("Reshape", w.sum(terms(), name), graph.integers(0, out, *places), out=f"{name}/sums")
+    sums = w.apply("Reshape", w.sum(terms(), name), graph.integers(out, -1, *places), out=f"{name}/places")
+    return w.apply("Transpose", sums, out=f"{name}/sums", perm=batch_second)
 
 
 # --- raw pixels -------------------------------------------------------------------------------------------
