@@ -107,7 +107,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="TARGET",
         help="; ".join(f"{name}: {target.text}" for name, target in TARGETS.items()),
     )
-    send.add_argument("--force", action="store_true", help="replace OUT; a folder only if it is an export")
+    send.add_argument(
+        "--force", action="store_true", help="replace OUT; a folder only if it is an unchanged export"
+    )
     send.add_argument("--unpacked", action="store_true", help="onnx: plain weights of ±1 in float32")
 
     compare = _command(
