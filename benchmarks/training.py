@@ -10,7 +10,7 @@ depend on them. `--larq` adds Larq on TensorFlow: pip install -r benchmarks/larq
 import argparse
 import os
 from collections.abc import Callable
-from statistics import median, quantiles
+from statistics import quantiles
 from time import perf_counter
 from typing import Any
 
@@ -37,6 +37,10 @@ NETWORKS = {
     "mlp": ("mnist", "binaryconnect_mlp", (1, 28, 28), 50_000),
     "cnn": ("cifar10", "binaryconnect_cnn", (3, 32, 32), 45_000),
 }
+
+
+COMPARED = ("float, float32, Adam", "float, bf16, fused Adam", "deterministic, bf16")
+"""Networks that the others' times are divided by."""
 
 
 def random_samples(shape: tuple[int, ...], n: int) -> Samples:
@@ -128,7 +132,7 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--blocks", type=int, default=8, help="of each network")
+    parser.add_argument("--blocks", type=int, default=8, help="of each network, at least 2")
     parser.add_argument("--steps", type=int, help="of a block (default: an epoch's; cnn: 2)")
     parser.add_argument("--larq", action="store_true", help="add Larq on TensorFlow (mlp only)")
     parser.add_argument("--profile", action="store_true", help="then print where the time of our step goes")
@@ -160,15 +164,11 @@ def main() -> None:
             if turn > 0:
                 times[name].append((perf_counter() - start) / options.steps * (samples // options.batch))
 
-    middle = {name: median(seconds) for name, seconds in times.items()}
     rows = []
     for name, seconds in times.items():
-        low, _, high = quantiles(seconds, n=4)
-        ratios = [
-            f"{middle[name] / middle[other]:.2f}"
-            for other in ("float, float32, Adam", "float, bf16, fused Adam", "deterministic, bf16")
-        ]
-        rows.append([name, f"{middle[name]:.2f}", f"{low:.2f} to {high:.2f}", *ratios])
+        low, middle, high = quantiles(seconds, n=4)
+        ratios = [_ratio(seconds, times[other]) for other in COMPARED]
+        rows.append([name, f"{middle:.2f}", f"{low:.2f} to {high:.2f}", *ratios])
     print(f"{describe()['cpu']}, PyTorch {torch.__version__}")
     print(
         f"{options.network}, width {options.width}, batches of {options.batch}, {options.threads} threads\n"
@@ -177,6 +177,12 @@ def main() -> None:
     print(table(heads, rows))
     if options.profile:
         _profile(blocks["deterministic, bf16"], options.steps)
+
+
+def _ratio(seconds: list[float], other: list[float]) -> str:
+    """Median and quartiles of the ratios within each turn: what slows a whole turn down is in neither."""
+    low, middle, high = quantiles((a / b for a, b in zip(seconds, other, strict=True)), n=4)
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})" if low != high else f"{middle:.2f}"
 
 
 def _profile(block: Block, steps: int) -> None:

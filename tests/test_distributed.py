@@ -36,10 +36,11 @@ def column(out: Path, name: str) -> np.ndarray:
         return np.array([float(row[name]) for row in csv.DictReader(file)])
 
 
-def test_two_processes_are_as_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("adversarial", ["0", "0.1"])
+def test_two_processes_are_as_one(tmp_path: Path, adversarial: str) -> None:
     """Without batch norm twenty steps have the same losses; one process writes, and says it once."""
     alone, both = tmp_path / "alone", tmp_path / "both"
-    options = [*STEPS, *WITHOUT_BATCH_NORM]
+    options = [*STEPS, *WITHOUT_BATCH_NORM, "--adversarial", adversarial]
     assert bnn_train(alone, *options).returncode == 0
     done = bnn_train(both, *options, processes=2)
     assert done.returncode == 0, done.stderr
@@ -134,10 +135,11 @@ def test_an_error_of_the_first_process_ends_all(tmp_path: Path) -> None:
     assert "bnn/training.py" not in done.stderr  # one line, and torchrun's own report
 
 
-def test_accumulated_pieces_are_the_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("adversarial", [0.0, 0.1])
+def test_accumulated_pieces_are_the_batch(tmp_path: Path, adversarial: float) -> None:
     """Without batch norm a batch in five pieces gives the losses of the whole one."""
     for pieces in (1, 5):
-        train(_config(epochs=5, accumulate=pieces), tmp_path / str(pieces))
+        train(_config(epochs=5, accumulate=pieces, adversarial=adversarial), tmp_path / str(pieces))
     five, one = (column(tmp_path / pieces, "loss_train") for pieces in ("5", "1"))
     np.testing.assert_allclose(five, one, rtol=1e-6)
 

@@ -7,14 +7,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from bnn import training
 from bnn.binarize import latent_parameters
-from bnn.building import lr_factor
+from bnn.building import build, lr_factor
 from bnn.config import ConfigError, TrainConfig
 from bnn.data import load_dataset
 from bnn.freezing import freeze
-from bnn.loop import TrainingDiverged, evaluate
+from bnn.loop import TrainingDiverged, as_tested, evaluate
 from bnn.reports import Row, metrics_csv
 from bnn.runtime import load
 from bnn.samples import split
@@ -72,6 +73,26 @@ def test_optimizers_and_losses_lower_the_loss(tmp_path, optimizer, loss):
     latent = [value for name, value in state.items() if name.endswith("original")]
     assert len(latent) == 4
     assert all(value.abs().max() <= 1 for value in latent)
+
+
+def test_an_adversarial_step_by_hand(tmp_path):
+    """Half of the gradient is of the images, half of the same moved along the sign of their gradient."""
+    config = _config(
+        model="logistic_regression", weights="float", optimizer="sgd", lr=0.5, schedule="constant", epochs=1,
+        adversarial=0.2, loss="cross_entropy", dropout_in=0.0, batch_size=2000,
+    )  # fmt: skip
+    train(config, tmp_path)
+    trained = load_trained(tmp_path).state_dict()
+    torch.manual_seed(config.seed)
+    model = build(config, (1, 8, 8), 10)
+    fit, _, _ = split(load_dataset("digits"), config.validation, torch.device("cpu"))
+    x, labels = fit.batch(slice(0, len(fit)))
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(cross_entropy(model(x), labels), x)
+    moved = x.detach() + 0.2 * gradient.sign() / fit.std
+    (cross_entropy(model(x), labels) / 2 + cross_entropy(model(moved), labels) / 2).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(trained[name], parameter.detach() - 0.5 * parameter.grad)
 
 
 def test_bf16_trains_float32_weights(tmp_path):
@@ -160,7 +181,7 @@ def test_checkpoint_of_another_architecture_is_refused(tmp_path):
 
 def test_trained_network_can_be_loaded(tmp_path):
     """load_trained gives the network with its latent weights; frozen, it predicts as the packed file."""
-    train(_config(), tmp_path)
+    train(_config(dropout_in=0.0), tmp_path)
     model = load_trained(tmp_path)
     assert all(p.abs().max() <= 1 for p in latent_parameters(model))
     data = load_dataset("digits")
@@ -336,6 +357,31 @@ def test_recalibration_takes_any_number_of_samples(tmp_path, changes):
     """1,001 samples are no batch of 1,000 and one of 1, which would have no variance."""
     result = train(_config(weights="stochastic", **changes), tmp_path)
     assert result.packed == result.frozen
+
+
+@pytest.mark.parametrize(
+    ("changes", "anew"),
+    [
+        ({"weights": "stochastic"}, True),
+        ({"dropout_in": 0.3}, True),
+        ({"dropout_in": 0.0, "dropout": 0.3, "weights": "float"}, True),
+        ({"dropout_in": 0.0, "adversarial": 0.1}, True),
+        ({"dropout_in": 0.3, "recalibrate": 0}, False),
+        ({"dropout_in": 0.0}, False),
+        ({"dropout_in": 0.0, "weights": "float"}, False),
+    ],
+)
+def test_what_trained_otherwise_is_tested_with_new_statistics(tmp_path, changes, anew):
+    """Random signs, dropout and adversarial images call for new statistics, in a copy; nothing else does."""
+    config = _config(**changes)
+    train(config, tmp_path)
+    model = load_trained(tmp_path)
+    fit, _, _ = split(load_dataset("digits"), config.validation, torch.device("cpu"))
+    norm = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d))
+    before = norm.running_var.clone()
+    tested = next(m for m in as_tested(config, model, fit).modules() if isinstance(m, torch.nn.BatchNorm1d))
+    assert torch.equal(tested.running_var, before) is not anew
+    assert torch.equal(norm.running_var, before)
 
 
 def test_a_float_run_that_diverges_keeps_a_good_checkpoint(tmp_path):

@@ -49,10 +49,16 @@ class TrainConfig:
     )
     recalibrate: int = _option(
         10_000,
-        "training samples for new batch-norm statistics of stochastic weights once frozen; 0: keep the old",
+        "training samples for new batch-norm statistics after random signs, dropout or adversarial images; "
+        "0: keep the old",
     )
 
     loss: Literal["squared_hinge", "cross_entropy"] = _option("squared_hinge", "squared_hinge is the papers'")
+    adversarial: float = _option(
+        0.0,
+        "half of the loss is of images moved so far, of a pixel's range of 1, along the sign of the gradient "
+        "(Goodfellow et al., 2015); takes twice the time",
+    )
     optimizer: Literal["adam", "adamw", "sgd"] = _option("adam", "update rule")
     lr: float = _option(1e-3, "learning rate at its highest")
     lr_final: float = _option(1e-6, "learning rate at the end")
@@ -95,6 +101,7 @@ class TrainConfig:
             _require(
                 0 <= getattr(self, name) < 1, name, getattr(self, name), "must be at least 0 and below 1"
             )
+        _require(0 <= self.adversarial <= 1, "adversarial", self.adversarial, "must be from 0 to 1")
         lowest = 0 if self.schedule in ("linear", "cosine") else 1e-300
         _require(lowest <= self.lr_final, "lr_final", self.lr_final, "is too small for the schedule")
         _require(self.warmup < self.epochs, "warmup", self.warmup, "must be below epochs")

@@ -127,12 +127,14 @@ def recalibrate(model: M, data: Tensor | Iterable[Any]) -> M:
     """Re-estimates the statistics of the model's batch norms under its present weights, in place.
 
     Batch norm has learned the statistics of the weights it trained with. A stochastic network that is
-    frozen to its signs has others, and can fall to chance until it is recalibrated.
+    frozen to its signs has others, and can fall to chance until it is recalibrated. Dropout, too, adds
+    variance in training alone (Li et al., "Understanding the Disharmony between Dropout and Batch
+    Normalization by Variance Shift", 2019).
 
     Only the batch norms are put into training mode meanwhile: dropout and stochastic quantizers are not.
 
     Args:
-        model: a frozen model.
+        model: a frozen model, or any other.
         data: one batch of inputs, or an iterable of batches, each a tensor or a tuple that starts with one;
             of training data. The estimates are the means over batches.
 

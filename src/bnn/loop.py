@@ -96,23 +96,31 @@ def train_epoch(
     losses = torch.zeros(batches.steps, device=world.device)
     correct = torch.zeros((), dtype=torch.int64, device=world.device)
     done = (epoch - 1) * batches.steps
+    passes = batches.accumulate * (2 if config.adversarial else 1)
     pieces = shuffled(
         fit, batches.size, config.augment, state.shuffler, (world.rank, world.size), batches.accumulate
     )
+
+    def backward(x: Tensor, labels: Tensor, averaged: bool) -> tuple[Tensor, Tensor]:
+        """Logits and loss of a piece; gradients, averaged over the processes with a step's last pass only."""
+        with nullcontext() if world.size == 1 or averaged else wrapped.no_sync():  # type: ignore[operator]
+            with autocast(config):
+                logits = wrapped(x)
+            loss = loss_function(logits.float(), labels)
+            (loss / passes).backward()
+        return logits.detach(), loss.detach()
 
     for step, seed in enumerate(_seeds(config.seed, world.rank, epoch, batches.steps)):
         _seed(seed, world.device)
         optimizer.zero_grad()
         for piece in range(1, batches.accumulate + 1):
             x, labels = next(pieces)
-            # Gradients are averaged over the processes with the last piece only.
-            alone = nullcontext() if world.size == 1 or piece == batches.accumulate else wrapped.no_sync()  # type: ignore[operator]
-            with alone:
-                with autocast(config):
-                    logits = wrapped(x)
-                loss = loss_function(logits.float(), labels) / batches.accumulate
-                loss.backward()
-            losses[step] += loss.detach()
+            last = piece == batches.accumulate
+            x.requires_grad_(config.adversarial > 0)
+            logits, loss = backward(x, labels, averaged=last and not config.adversarial)
+            if config.adversarial:
+                backward(_adversarial(x, config.adversarial / fit.std), labels, averaged=last)
+            losses[step] += loss / batches.accumulate
             correct += (logits.argmax(1) == labels).sum()
         optimizer.step()  # its hook clips the latent weights
         schedule.step()
@@ -141,6 +149,13 @@ def train_epoch(
         seconds=perf_counter() - start,
     )
     return row, layers
+
+
+def _adversarial(x: Tensor, distance: Tensor) -> Tensor:
+    """Images moved to where their loss is higher, from the gradient that the backward pass has left in `x`
+    (Goodfellow et al., "Explaining and Harnessing Adversarial Examples", 2015, section 4)."""
+    assert x.grad is not None
+    return x.detach() + distance * x.grad.sign()
 
 
 def _seeds(seed: int, rank: int, epoch: int, steps: int) -> list[int]:
@@ -210,10 +225,15 @@ def evaluate(
 
 
 def as_tested(config: TrainConfig, model: nn.Module, fit: Samples) -> nn.Module:
-    """The model with the weights it will ship with. Deterministic and float ones have them already."""
-    if config.weights != "stochastic":
+    """The model with the weights and batch-norm statistics it will ship with.
+
+    Random signs and dropout add variance in training that is not there in a test (for dropout: Li et al.,
+    "Understanding the Disharmony between Dropout and Batch Normalization by Variance Shift", 2019), and
+    adversarial images are other images: such networks are recalibrated. Others are as they are.
+    """
+    if config.weights != "stochastic" and not (config.dropout or config.dropout_in or config.adversarial):
         return model
-    frozen = freeze(model, "sign")
+    frozen = freeze(model) if config.weights == "float" else freeze(model, "sign")
     if config.recalibrate:
         part = torch.arange(min(config.recalibrate, len(fit)))
         # Batches of one size: `recalibrate` gives each the same weight, and a batch of one has no variance.

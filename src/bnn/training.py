@@ -184,6 +184,9 @@ def _write_metrics(out: Path, state: State) -> None:
 def load_trained(folder: str | Path) -> nn.Module:
     """The network of a run's folder as it was trained, latent weights and all, in eval mode.
 
+    Trained with random signs or dropout, its batch norms have training's statistics, and `model.bnn` those
+    of its signs (`bnn.recalibrate`).
+
     Raises:
         RunError: there is no checkpoint, or it is damaged.
     """

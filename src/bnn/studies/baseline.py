@@ -23,9 +23,10 @@ _SEED: Mapping[str, Any] = {
     "precision": "bf16",
 }
 _DECAYED = {**_SEED, "schedule": "cosine"}
+_DROPOUT: Mapping[str, Any] = {"weights": "float", "dropout": 0.5, "recalibrate": 0}  # as in the seed
 CHANGES: Mapping[str, Mapping[str, Any]] = {
-    "baseline, constant rate": {**_SEED, "weights": "float", "dropout": 0.5},
-    "baseline": {**_DECAYED, "weights": "float", "dropout": 0.5},
+    "baseline, constant rate": {**_SEED, **_DROPOUT},
+    "baseline": {**_DECAYED, **_DROPOUT},
     "deterministic, constant rate": {**_SEED, "weights": "deterministic"},
     "deterministic": {**_DECAYED, "weights": "deterministic"},
     "stochastic": {**_DECAYED, "weights": "stochastic", "lr": 1e-2},
