@@ -53,9 +53,15 @@ def random_samples(shape: tuple[int, ...], n: int) -> Samples:
 
 def ours(options: argparse.Namespace, fit: Samples, **changes: Any) -> Block:
     """The loop of `bnn train`, without validation."""
-    recipe, _, shape, _ = NETWORKS[options.network]
-    config = TrainConfig.from_recipe(
-        recipe, batch_size=options.batch, width=options.width, loss="cross_entropy", augment="none", **changes
+    data, name, shape, _ = NETWORKS[options.network]
+    config = TrainConfig(
+        data=data,
+        model=name,
+        batch_size=options.batch,
+        width=options.width,
+        loss="cross_entropy",
+        schedule="cosine",
+        **changes,
     )
     torch.manual_seed(0)
     model = build(config, shape, CLASSES)
