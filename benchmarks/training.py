@@ -143,6 +143,8 @@ def main() -> None:
     parser.add_argument("--larq", action="store_true", help="add Larq on TensorFlow (mlp only)")
     parser.add_argument("--profile", action="store_true", help="then print where the time of our step goes")
     options = parser.parse_args()
+    if options.blocks < 2:
+        parser.error(f"--blocks {options.blocks}: must be at least 2, for quartiles")
     options.width = options.width or (1024 if options.network == "mlp" else 128)
     _, _, shape, samples = NETWORKS[options.network]
     options.steps = options.steps or (samples // options.batch if options.network == "mlp" else 2)

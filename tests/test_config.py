@@ -48,6 +48,7 @@ def test_every_field_explains_itself():
         ("lr = inf", "lr = inf must be finite"),
         ("width = 0", "width = 0 must be positive"),
         ("dropout = 1.0", "dropout = 1.0 must be at least 0 and below 1"),
+        ("adversarial = 1.5", "adversarial = 1.5 must be from 0 to 1"),
         ("validation = -5", "validation = -5 must not be negative"),
         ("lr_final = 0.0", "lr_final = 0.0 is too small for the schedule"),
         ("warmup = 10.0", "warmup = 10.0 must be below epochs"),

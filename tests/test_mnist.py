@@ -11,7 +11,9 @@ import torch
 from bnn.config import TrainConfig
 from bnn.data import load_dataset
 from bnn.freezing import freeze
+from bnn.loop import as_tested
 from bnn.runtime import load
+from bnn.samples import split
 from bnn.training import load_trained, train
 
 
@@ -24,7 +26,11 @@ def _run(tmp_path, mnist_dir, model):
     """A short run on the first 10,000 images: (float frozen network, its packed form)."""
     config = TrainConfig.from_recipe("mnist", model=model, width=256, epochs=1, validation=50_000)
     train(config, tmp_path, data_dir=mnist_dir)
-    return freeze(load_trained(tmp_path)), load(tmp_path / "model.bnn")
+    fit, _, _ = split(
+        load_dataset("mnist", mnist_dir, download=False), config.validation, torch.device("cpu")
+    )
+    frozen = freeze(as_tested(config, load_trained(tmp_path), fit))
+    return frozen, load(tmp_path / "model.bnn")
 
 
 def test_all_predictions_equal_the_frozen_networks(mnist, mnist_dir, tmp_path):

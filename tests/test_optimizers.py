@@ -176,6 +176,14 @@ def test_every_parameter_is_in_one_group() -> None:
     torch.optim.Adam(groups)  # raises if a parameter were in two
 
 
+def test_weights_of_one_rate_share_a_group() -> None:
+    """There are as many groups as rates, in the order of the first weight of each."""
+    net = binarize(nn.Sequential(*(nn.Linear(a, b, bias=False) for a, b in ((4, 8), (8, 8), (8, 4), (8, 8)))))
+    groups = scaled_parameter_groups(net, lr=0.1)
+    assert [group["name"] for group in groups] == ["0.weight, 2.weight", "1.weight, 3.weight"]
+    assert [p.shape for p in groups[0]["params"]] == [(8, 4), (4, 8)]
+
+
 def test_a_model_without_other_parameters() -> None:
     """Where every parameter is a latent weight there is no empty group."""
     groups = scaled_parameter_groups(binarize(nn.Linear(4, 2, bias=False)), lr=0.1)

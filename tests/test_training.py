@@ -1,5 +1,6 @@
 """The training loop, on the embedded digits."""
 
+import copy
 import csv
 import json
 import math
@@ -11,14 +12,16 @@ from torch.nn.functional import cross_entropy
 
 from bnn import training
 from bnn.binarize import latent_parameters
-from bnn.building import build, lr_factor
+from bnn.building import build, lr_factor, make_optimizer
 from bnn.config import ConfigError, TrainConfig
 from bnn.data import load_dataset
+from bnn.distributed import World
 from bnn.freezing import freeze
-from bnn.loop import TrainingDiverged, as_tested, evaluate
+from bnn.loop import Batches, TrainingDiverged, as_tested, evaluate, train_epoch
 from bnn.reports import Row, metrics_csv
+from bnn.runs import State
 from bnn.runtime import load
-from bnn.samples import split
+from bnn.samples import Samples, split
 from bnn.training import RunError, load_trained, train
 
 SMALL = {"epochs": 2, "width": 32, "batch_size": 100}
@@ -75,24 +78,89 @@ def test_optimizers_and_losses_lower_the_loss(tmp_path, optimizer, loss):
     assert all(value.abs().max() <= 1 for value in latent)
 
 
-def test_an_adversarial_step_by_hand(tmp_path):
+def test_an_adversarial_step_by_hand():
     """Half of the gradient is of the images, half of the same moved along the sign of their gradient."""
     config = _config(
         model="logistic_regression", weights="float", optimizer="sgd", lr=0.5, schedule="constant", epochs=1,
-        adversarial=0.2, loss="cross_entropy", dropout_in=0.0, batch_size=2000,
+        adversarial=0.2, loss="cross_entropy", dropout_in=0.0,
     )  # fmt: skip
-    train(config, tmp_path)
-    trained = load_trained(tmp_path).state_dict()
-    torch.manual_seed(config.seed)
-    model = build(config, (1, 8, 8), 10)
-    fit, _, _ = split(load_dataset("digits"), config.validation, torch.device("cpu"))
-    x, labels = fit.batch(slice(0, len(fit)))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (20, 3, 4, 4), dtype=torch.uint8, generator=generator)
+    mean, std = torch.zeros(1, 3, 1, 1), torch.tensor([0.2, 0.5, 1.5]).view(1, 3, 1, 1)
+    fit = Samples(images, torch.arange(20) % 10, mean, std)
+    model = build(config, (3, 4, 4), 10)
+    twin = copy.deepcopy(model)
+    optimizer = make_optimizer(config, model)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    state = State(model, optimizer, schedule, torch.Generator(), [], [], (3, 4, 4), 10)
+    world = World(0, 1, torch.device("cpu"))
+    train_epoch(1, config, state, model, Batches(20, 1, 1), fit, None, world, lambda done, steps: None)
+    x, labels = fit.batch(slice(0, 20))
     x.requires_grad_()
-    (gradient,) = torch.autograd.grad(cross_entropy(model(x), labels), x)
-    moved = x.detach() + 0.2 * gradient.sign() / fit.std
-    (cross_entropy(model(x), labels) / 2 + cross_entropy(model(moved), labels) / 2).backward()
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(trained[name], parameter.detach() - 0.5 * parameter.grad)
+    (gradient,) = torch.autograd.grad(cross_entropy(twin(x), labels), x)
+    moved = x.detach() + 0.2 * gradient.sign() / std
+    (cross_entropy(twin(x), labels) / 2 + cross_entropy(twin(moved), labels) / 2).backward()
+    for trained, parameter in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(trained, parameter.detach() - 0.5 * parameter.grad)
+
+
+@pytest.mark.parametrize("model", ["binaryconnect_mlp", "binaryconnect_cnn"])
+def test_adversarial_images_train(tmp_path, model):
+    """In bfloat16, with crops and in pieces: it goes on after a stop to the same result."""
+    config = _config(
+        model=model, width=8 if "cnn" in model else 64, adversarial=0.1, precision="bf16", accumulate=2,
+        augment="crop-flip", epochs=3, weights="stochastic", validation=1200,
+    )  # fmt: skip
+    whole = train(config, tmp_path / "whole")
+
+    class Stop(Exception):
+        pass
+
+    def stop(row):
+        if row.epoch == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(config, tmp_path / "parts", on_epoch=stop)
+    assert train(config, tmp_path / "parts", resume=True) == whole
+    models = [(tmp_path / name / "model.bnn").read_bytes() for name in ("whole", "parts")]
+    assert models[0] == models[1]
+
+
+def test_what_is_validated_and_packed_is_what_is_tested(tmp_path):
+    """Validation, the packed file and `frozen` have the new statistics, `trained` has training's."""
+    config = _config(adversarial=0.5)
+    rows: list[Row] = []
+    result = train(config, tmp_path, on_epoch=rows.append)
+    data, device = load_dataset("digits"), torch.device("cpu")
+    fit, val, _ = split(data, config.validation, device)
+    test = Samples(torch.from_numpy(data.test_images), torch.from_numpy(data.test_labels), fit.mean, fit.std)
+    trained = load_trained(tmp_path)
+    tested = as_tested(config, trained, fit)
+    assert rows[-1].acc_val == result.validation == evaluate(tested, val.batches())[1]
+    assert result.packed == result.frozen == evaluate(tested, test.batches())[1]
+    assert result.trained == evaluate(trained, test.batches())[1]
+    assert result.recalibrated
+    assert result.trained < result.frozen
+
+
+def test_recalibration_stays_on_its_device(monkeypatch):
+    """Of images on another device ("meta": shapes only) batches are taken by an index on that device."""
+
+    class Checked(Samples):
+        def batch(self, index):
+            assert index.device == self.images.device  # a GPU takes no other
+            return super().batch(index)
+
+    monkeypatch.setattr("bnn.loop.recalibrate", lambda model, data: devices.update(x.device for x, _ in data))
+    devices: set[torch.device] = set()
+    config = _config(weights="float")
+    with torch.device("meta"):
+        images, labels = torch.zeros(50, 1, 8, 8, dtype=torch.uint8), torch.zeros(50, dtype=torch.int64)
+        fit = Checked(images, labels, torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1))
+        model = build(config, (1, 8, 8), 10)
+    as_tested(config, model, fit)
+    assert devices == {images.device}
 
 
 def test_bf16_trains_float32_weights(tmp_path):

@@ -59,7 +59,7 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimiz
             optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
         case _:
             optimizer = torch.optim.SGD(
-                groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+                groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=fused
             )
     if binary:
         clip_latent_weights(optimizer, model)

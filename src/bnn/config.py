@@ -56,8 +56,8 @@ class TrainConfig:
     loss: Literal["squared_hinge", "cross_entropy"] = _option("squared_hinge", "squared_hinge is the papers'")
     adversarial: float = _option(
         0.0,
-        "half of the loss is of images moved so far, of a pixel's range of 1, along the sign of the gradient "
-        "(Goodfellow et al., 2015); takes twice the time",
+        "take half of the loss from images whose pixels, of 0 to 1, are moved by this much to where the loss "
+        "rises (Goodfellow et al., 2015); an epoch takes up to twice the time; 0: do not",
     )
     optimizer: Literal["adam", "adamw", "sgd"] = _option("adam", "update rule")
     lr: float = _option(1e-3, "learning rate at its highest")

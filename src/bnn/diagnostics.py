@@ -23,12 +23,14 @@ __all__ = ["SHARES", "LatentWatch", "LayerState", "advice", "overall"]
 SHARES = ("flips_per_step", "flip_ratio", "saturation", "oscillation", "dead_units")
 """The figures of a LayerState that are shares, from 0 to 1."""
 
-SAMPLE = 4096
+SAMPLE = 1024
 """Weights of a layer that are looked at in every step."""
 WINDOW = 100
 """Steps, at an epoch's end, over which oscillation is counted."""
 OFTEN = 10
 """A weight oscillates if its sign flips more than so many times in the window."""
+AT_ONCE = 2**17
+"""Weights that are compared at a time at an epoch's end: what that takes in between stays in the cache."""
 BINS = 41
 """Of a layer's histogram, from -1 to 1."""
 HISTOGRAM = 65_536
@@ -141,21 +143,23 @@ def _distance(latent: Tensor, count: int) -> int:
 
 def _state(name: str, latent: Tensor, before: Tensor, sample: _Sample) -> LayerState:
     n, sampled, units = latent.numel(), sample.flips.numel(), len(latent)
-    moved = (latent != before).reshape(units, -1).any(1)
-    counts = [
-        sample.flips.sum(),
-        ((latent >= 0) != (before >= 0)).sum(),
-        (latent.abs() >= 1).sum(),
-        (sample.flips - sample.early > OFTEN).sum(),
-        units - moved.sum(),
-    ]
-    of = [sampled * max(1, sample.done), n, n, sampled, units]
-    flips, changed, saturated, oscillating, dead = (
-        count / whole for count, whole in zip(torch.stack(counts).tolist(), of, strict=True)
+    rows = max(1, AT_ONCE * units // n)
+    parts = [_counts(*part) for part in zip(latent.split(rows), before.split(rows), strict=True)]
+    often = torch.stack([sample.flips.sum(), (sample.flips - sample.early > OFTEN).sum()])
+    counts = torch.cat([torch.stack(parts).sum(0), often]).tolist()
+    of = [n, n, units, sampled * max(1, sample.done), sampled]
+    changed, saturated, dead, flips, oscillating = (
+        count / whole for count, whole in zip(counts, of, strict=True)
     )
     shown = sample.latent.reshape(-1)[:: _distance(latent, HISTOGRAM)]
     bins = torch.histc(shown.float().clamp(-1, 1), BINS, -1, 1) / shown.numel()
     return LayerState(name, n, flips, changed, saturated, oscillating, dead, tuple(bins.tolist()))
+
+
+def _counts(latent: Tensor, before: Tensor) -> Tensor:
+    """How many signs changed, how many weights are at ±1, and how many rows did not move."""
+    still = (latent == before).reshape(len(latent), -1).all(1)
+    return torch.stack([((latent >= 0) != (before >= 0)).sum(), (latent.abs() >= 1).sum(), still.sum()])
 
 
 def overall(layers: Sequence[LayerState]) -> dict[str, float]:

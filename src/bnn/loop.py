@@ -20,7 +20,7 @@ from bnn.reports import Row
 from bnn.runs import State
 from bnn.samples import EVALUATION_BATCH, Samples, shuffled
 
-__all__ = ["Batches", "TrainingDiverged", "as_tested", "evaluate", "train_epoch"]
+__all__ = ["Batches", "TrainingDiverged", "as_tested", "evaluate", "recalibrates", "train_epoch"]
 
 CHECK_EVERY = 50
 """Steps between looks at the losses: each waits for the device, and for the other processes."""
@@ -153,7 +153,10 @@ def train_epoch(
 
 def _adversarial(x: Tensor, distance: Tensor) -> Tensor:
     """Images moved to where their loss is higher, from the gradient that the backward pass has left in `x`
-    (Goodfellow et al., "Explaining and Harnessing Adversarial Examples", 2015, section 4)."""
+    (Goodfellow et al., "Explaining and Harnessing Adversarial Examples", 2015, section 4).
+
+    Pixels may leave their range, and inputs that were dropped have no gradient and stay.
+    """
     assert x.grad is not None
     return x.detach() + distance * x.grad.sign()
 
@@ -224,6 +227,13 @@ def evaluate(
     return loss / samples, correct / samples
 
 
+def recalibrates(config: TrainConfig, model: nn.Module) -> bool:
+    """Whether the model has statistics to take anew, as training saw what no test will."""
+    unlike = config.weights == "stochastic" or config.dropout or config.dropout_in or config.adversarial
+    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    return bool(config.recalibrate and unlike and norms)
+
+
 def as_tested(config: TrainConfig, model: nn.Module, fit: Samples) -> nn.Module:
     """The model with the weights and batch-norm statistics it will ship with.
 
@@ -231,11 +241,12 @@ def as_tested(config: TrainConfig, model: nn.Module, fit: Samples) -> nn.Module:
     "Understanding the Disharmony between Dropout and Batch Normalization by Variance Shift", 2019), and
     adversarial images are other images: such networks are recalibrated. Others are as they are.
     """
-    if config.weights != "stochastic" and not (config.dropout or config.dropout_in or config.adversarial):
+    anew = recalibrates(config, model)
+    if config.weights != "stochastic" and not anew:
         return model
     frozen = freeze(model) if config.weights == "float" else freeze(model, "sign")
-    if config.recalibrate:
-        part = torch.arange(min(config.recalibrate, len(fit)))
+    if anew:
+        part = torch.arange(min(config.recalibrate, len(fit)), device=fit.images.device)
         # Batches of one size: `recalibrate` gives each the same weight, and a batch of one has no variance.
         recalibrate(frozen, (fit.batch(index) for index in part.chunk(-(-len(part) // EVALUATION_BATCH))))
     return frozen

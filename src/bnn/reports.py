@@ -19,7 +19,8 @@ PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#7
 
 @dataclass(frozen=True)
 class Row:
-    """One epoch. Training figures are means over its steps, as the weights changed; None: not measured."""
+    """One epoch. Training figures are means over its steps, as the weights changed, of the images themselves
+    (not of adversarial ones); None: not measured."""
 
     epoch: int
     loss_train: float

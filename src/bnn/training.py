@@ -28,7 +28,7 @@ from bnn.diagnostics import advice
 from bnn.distributed import World, join
 from bnn.files import replacing, write_atomically
 from bnn.freezing import freeze
-from bnn.loop import Batches, TrainingDiverged, as_tested, evaluate, train_epoch
+from bnn.loop import Batches, TrainingDiverged, as_tested, evaluate, recalibrates, train_epoch
 from bnn.packed import PackedModel
 from bnn.packing import pack
 from bnn.reports import Row, draw_curves, layers_csv, metrics_csv, write_events
@@ -62,7 +62,8 @@ class Result:
 
     Accuracies are on the test set (0..1), read once, at the end. `trained` is the network as PyTorch has
     it: with its signs, or for stochastic training with the real-valued weights, as the paper tests it.
-    `frozen` and `packed` have the signs (the float twin its floats).
+    `frozen` and `packed` have the signs (the float twin its floats), and if `recalibrated`, batch-norm
+    statistics taken anew, where `trained` has training's: of random signs, dropout, adversarial images.
     """
 
     trained: float
@@ -70,6 +71,7 @@ class Result:
     packed: float
     trained_weights: str
     frozen_weights: str
+    recalibrated: bool
     validation: float | None
     test_samples: int
     one_bit_weights: int
@@ -184,8 +186,8 @@ def _write_metrics(out: Path, state: State) -> None:
 def load_trained(folder: str | Path) -> nn.Module:
     """The network of a run's folder as it was trained, latent weights and all, in eval mode.
 
-    Trained with random signs or dropout, its batch norms have training's statistics, and `model.bnn` those
-    of its signs (`bnn.recalibrate`).
+    Its batch norms have training's statistics. After random signs, dropout or adversarial images `model.bnn`
+    has others (`bnn.recalibrate`).
 
     Raises:
         RunError: there is no checkpoint, or it is damaged.
@@ -253,6 +255,7 @@ def _finish(
         packed=float(np.mean(runner.predict(data.test_images) == data.test_labels)),
         trained_weights="real" if stochastic else shipped,
         frozen_weights=shipped,
+        recalibrated=recalibrates(config, model),
         validation=last.acc_val,
         test_samples=len(test),
         one_bit_weights=sum(p.numel() for p in latent_parameters(model)),

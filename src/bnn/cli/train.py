@@ -116,7 +116,7 @@ def _progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[Any], No
 
 def _print_result(result: dict[str, Any], data: str) -> None:
     ratio = result["float_bytes"] / result["packed_bytes"]
-    kind = result["frozen_weights"]
+    kind = result["frozen_weights"] + (", recalibrated" if result["recalibrated"] else "")
     rows = [
         ["trained", result["trained_weights"], percent(result["trained"]), ""],
         ["frozen", kind, percent(result["frozen"]), f"{result['float_bytes']:,}"],

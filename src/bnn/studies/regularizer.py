@@ -24,7 +24,7 @@ __all__ = ["STUDY"]
 
 # Each with the learning rate of the best validation accuracy on MNIST after 20 epochs, one seed: of 0.0003,
 # 0.001, 0.003, 0.01 and 0.03 for floats, 0.001 to 0.03 for signs, 0.003 to 0.1 for random signs.
-# The statistics of batch norm stay training's, as in the paper.
+# In the test the statistics of batch norm are training's, as in the paper.
 CHANGES: Mapping[str, Mapping[str, Any]] = {
     "float": {"weights": "float", "lr": 1e-2},
     "float, dropout": {"weights": "float", "lr": 1e-2, "dropout": 0.5, "recalibrate": 0},
