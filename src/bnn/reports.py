@@ -87,13 +87,13 @@ def write_events(events: Any, row: Row, layers: Sequence[LayerState]) -> None:
 
 
 def draw_curves(rows: Sequence[Row], epochs: Sequence[Sequence[LayerState]], title: str, path: Path) -> None:
-    """Loss and accuracy over the epochs; of binary weights also flips, saturation and distribution. A PNG."""
+    """Loss and accuracy over the epochs; of binary weights all that a LayerState has. A PNG."""
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
     from matplotlib.ticker import MaxNLocator
 
     names = [layer.name for layer in epochs[-1]] if epochs else []
-    figure = Figure(figsize=(11, 6.4 if names else 3.4), layout="constrained")
-    grid = figure.subplots(2 if names else 1, 3 if names else 2).flat
+    figure = Figure(figsize=(14 if names else 11, 6.4 if names else 3.4), layout="constrained")
+    grid = figure.subplots(2 if names else 1, 4 if names else 2).flat
     number = [row.epoch for row in rows]
     curves: dict[str, dict[str, list[float | None]]] = {
         "loss": {"training": [row.loss_train for row in rows], "validation": [row.loss_val for row in rows]},
@@ -106,6 +106,8 @@ def draw_curves(rows: Sequence[Row], epochs: Sequence[Sequence[LayerState]], tit
         ("signs flipped a step (%)", "flips_per_step"),
         ("signs flipped in the epoch (%)", "flip_ratio"),
         ("latent weights at ±1 (%)", "saturation"),
+        ("signs that oscillate (%)", "oscillation"),
+        ("units without a gradient (%)", "dead_units"),
     ):
         if names:
             curves[label] = {
@@ -119,15 +121,17 @@ def draw_curves(rows: Sequence[Row], epochs: Sequence[Sequence[LayerState]], tit
         axes.set_ylabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
+    for axes in grid[2 : len(curves)]:
+        axes.set_ylim(bottom=0)  # shares, of which many are 0 throughout
     for axes in grid[:2]:
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     if names:
         edges = np.linspace(-1, 1, len(epochs[-1][0].histogram) + 1)
         for color, layer in zip(PALETTE, epochs[-1], strict=False):
-            grid[5].stairs(100 * np.array(layer.histogram), edges, color=color, label=layer.name)
-        grid[5].set_xlabel("latent weight at the end")
-        grid[5].set_ylabel("share of the layer (%)")
-        grid[5].grid(alpha=0.3)
+            grid[7].stairs(100 * np.array(layer.histogram), edges, color=color, label=layer.name)
+        grid[7].set_xlabel("latent weight at the end")
+        grid[7].set_ylabel("share of the layer (%)")
+        grid[7].grid(alpha=0.3)
         grid[2].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8)
     figure.suptitle(title)
     figure.savefig(path, dpi=100, metadata={"Software": None})
