@@ -104,29 +104,6 @@ def test_an_adversarial_step_by_hand():
         torch.testing.assert_close(trained, parameter.detach() - 0.5 * parameter.grad)
 
 
-@pytest.mark.parametrize("model", ["binaryconnect_mlp", "binaryconnect_cnn"])
-def test_adversarial_images_train(tmp_path, model):
-    """In bfloat16, with crops and in pieces: it goes on after a stop to the same result."""
-    config = _config(
-        model=model, width=8 if "cnn" in model else 64, adversarial=0.1, precision="bf16", accumulate=2,
-        augment="crop-flip", epochs=3, weights="stochastic", validation=1200,
-    )  # fmt: skip
-    whole = train(config, tmp_path / "whole")
-
-    class Stop(Exception):
-        pass
-
-    def stop(row):
-        if row.epoch == 2:
-            raise Stop
-
-    with pytest.raises(Stop):
-        train(config, tmp_path / "parts", on_epoch=stop)
-    assert train(config, tmp_path / "parts", resume=True) == whole
-    models = [(tmp_path / name / "model.bnn").read_bytes() for name in ("whole", "parts")]
-    assert models[0] == models[1]
-
-
 def test_what_is_validated_and_packed_is_what_is_tested(tmp_path):
     """Validation, the packed file and `frozen` have the new statistics, `trained` has training's."""
     config = _config(adversarial=0.5)
@@ -181,9 +158,20 @@ def test_same_seed_same_run_other_seed_another(tmp_path):
     assert outs[0] != outs[2]
 
 
-def test_resumed_run_equals_uninterrupted(tmp_path):
+ADVERSARIAL = {"adversarial": 0.1, "precision": "bf16", "accumulate": 2, "augment": "crop-flip"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dropout": 0.2, "dropout_in": 0.1},
+        ADVERSARIAL,
+        {**ADVERSARIAL, "model": "binaryconnect_cnn", "width": 8, "validation": 1200},
+    ],
+)
+def test_resumed_run_equals_uninterrupted(tmp_path, changes):
     """Stopped after an epoch and resumed, a run ends with the same weights, metrics and result."""
-    config = _config(weights="stochastic", dropout=0.2, dropout_in=0.1, epochs=4)
+    config = _config(weights="stochastic", epochs=4, **changes)
     train(config, tmp_path / "whole")
 
     class Stop(Exception):
