@@ -131,6 +131,7 @@ def test_the_text(run: Path, folder: Path) -> None:
     assert "of one run, seed 4" in text
     assert f"| this model | sign | {100 * result['packed']:.2f} % |" in text
     assert f"| as it was trained, in PyTorch | sign | {100 * result['trained']:.2f} % |" in text
+    assert ("statistics taken anew" in text) is result["recalibrated"] is True
     assert f"validation set, by which choices are made: {100 * result['validation']:.2f} %" in text
     (recipe,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     assert TrainConfig(**tomllib.loads(recipe)) == TrainConfig.from_recipe(run / "config.toml")

@@ -210,6 +210,8 @@ def _accuracy(result: Mapping[str, Any], config: Mapping[str, Any], data: str) -
         if result.get(name) is not None:
             table.append(f"| {text} | {_text(result.get(weights, ''))} | {percent(name)} |")
     lines = [f"On {where}, read once, at the end{seed}:", "\n".join(table)]
+    if result.get("recalibrated"):
+        lines.append("Its batch norms have statistics taken anew; as it was trained, they were training's.")
     if result.get("validation") is not None:
         lines.append(f"On the validation set, by which choices are made: {percent('validation')}.")
     return lines
