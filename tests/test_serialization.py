@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from helpers import model_of, one_of_each, packed_weight, random_floats, random_pixels
+from numpy.typing import NDArray
+from typing_extensions import TypeAliasType
 
-from bnn import files
+from bnn import files, serialization
 from bnn.nodes import NODES, Hardtanh, InputContract, Linear, PackedWeight, ReLU
 from bnn.packed import PackedModel
 from bnn.runtime import Runner
@@ -72,6 +74,25 @@ def test_optional_fields_come_back(tmp_path: Path) -> None:
     loaded = PackedModel.load(str(tmp_path / "m.bnn"))
     assert_equal(loaded, model)
     assert loaded.nodes[0].scale is None  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        np.ndarray[Any, np.dtype[np.float32]],
+        NDArray[np.float32],
+        NDArray[np.float32] | None,
+        PackedWeight | NDArray[np.float32],
+        TypeAliasType("Floats", np.ndarray[Any, np.dtype[np.float32]]),
+        TypeAliasType("Floats", np.ndarray[Any, np.dtype[np.float32]]) | None,
+    ],
+)
+def test_an_array_is_read_however_its_annotation_is_spelled(hint: Any) -> None:
+    """A generic alias, as `NDArray` was up to NumPy 2.4, and a TypeAliasType, which it is in NumPy 2.5."""
+    array = random_floats(3)
+    assert serialization._decode({"tensor": "a"}, hint, {"a": array}) is array
+    with pytest.raises(serialization.FormatError, match="an array is not"):
+        serialization._decode([1.0], hint, {})
 
 
 @pytest.mark.parametrize(

@@ -195,10 +195,6 @@ def _decode(value: Any, hint: Any, tensors: Tensors) -> Any:
         if not isinstance(value, dict) or set(value) != {"bits", "shape"}:
             raise FormatError("a packed weight is not {bits, shape}")
         return PackedWeight(_take(value["bits"], tensors), _decode(value["shape"], tuple[int, ...], tensors))
-    if origin is np.ndarray:
-        if not isinstance(value, dict) or set(value) != {"tensor"}:
-            raise FormatError("an array is not {tensor}")
-        return _take(value["tensor"], tensors)
     if origin is tuple:
         if not isinstance(value, list):
             raise FormatError(f"{value!r:.40} is not a list")
@@ -207,11 +203,19 @@ def _decode(value: Any, hint: Any, tensors: Tensors) -> Any:
         if len(value) != len(arguments):
             raise FormatError(f"a list of {len(value)} where {len(arguments)} are due")
         return tuple(_decode(v, a, tensors) for v, a in zip(value, arguments, strict=True))
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise FormatError(f"{value!r:.40} is not a {hint.__name__}")
-    return value
+    if hint in _SCALARS:
+        value = float(value) if hint is float and type(value) is int else value
+        if type(value) is not hint:
+            raise FormatError(f"{value!r:.40} is not a {hint.__name__}")
+        return value
+    # All else is an array, and its node checks its dtype. How the annotation spells that is not looked at:
+    # `NDArray` is a generic alias in some versions of NumPy and Python, and a TypeAliasType in others.
+    if not isinstance(value, dict) or set(value) != {"tensor"}:
+        raise FormatError("an array is not {tensor}")
+    return _take(value["tensor"], tensors)
+
+
+_SCALARS = (bool, int, float, str)
 
 
 def _take(name: Any, tensors: Tensors) -> NDArray[Any]:
