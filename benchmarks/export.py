@@ -26,7 +26,7 @@ from bnn.bench.machine import describe
 from bnn.bench.twins import onnx_twin
 from bnn.data import load_dataset
 from bnn.export import onnx
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
 from bnn.runtime import Runner
 from bnn.tables import table
 

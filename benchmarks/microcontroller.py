@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from bnn.export import export
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
 from bnn.tables import table
 
 ROOT = Path(__file__).parent.parent

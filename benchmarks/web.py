@@ -17,7 +17,7 @@ import numpy as np
 from bnn.bench.machine import describe
 from bnn.data import load_dataset
 from bnn.export import export
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
 from bnn.runtime import Runner
 from bnn.tables import table
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bnn.nodes import Affine, InputContract, Linear, PackedWeight, Sign, Threshold
-from bnn.packed import PackedModel
-from bnn.serialization import FormatError
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import Affine, InputContract, Linear, PackedWeight, Sign, Threshold
+from bnn.packed.serialization import FormatError
 
 SIGNS = np.array([[1, -1, -1, 1, 1], [-1, 1, 1, 1, -1]])
 

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bnn.export import export
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
 
 Array = NDArray[Any]
 

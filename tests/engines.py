@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn.nodes import INPUT, Node
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import INPUT, Node
 from bnn.runtime import reference
 from bnn.runtime.native import Engine, instruction_sets
 from bnn.runtime.reference import Activations

@@ -10,8 +10,8 @@ import onnxruntime
 from helpers import packed_weight, random_floats, random_pixels
 
 from bnn.export import onnx as target
-from bnn.nodes import Flatten, InputContract, Linear, Node, ReLU
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import Flatten, InputContract, Linear, Node, ReLU
 from bnn.runtime import Runner
 
 Array = np.ndarray

@@ -22,8 +22,8 @@ from bnn.bench.compare import Agreement, run_case
 from bnn.bench.timing import Timing, measure, rouse
 from bnn.bench.twins import onnx_twin, torch_twin
 from bnn.cli import main
-from bnn.nodes import AvgPool2d, Conv2d, Linear, MaxPool2d, Node, PReLU, ReLU, Sign
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import AvgPool2d, Conv2d, Linear, MaxPool2d, Node, PReLU, ReLU, Sign
 from bnn.runtime import reference
 
 SETS = instruction_sets()

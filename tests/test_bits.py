@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnn import bits
+from bnn.packed import bits
 
 SIZES = [0, 1, 7, 63, 64, 65, 97]
 

@@ -16,8 +16,8 @@ from bnn.binarize import binarize, latent_parameters
 from bnn.data import load_dataset
 from bnn.freezing import freeze
 from bnn.functional import approx_ste, sign
-from bnn.nodes import Linear
 from bnn.optim import Bop
+from bnn.packed.nodes import Linear
 from bnn.packing import pack
 from bnn.quantizers import Sign
 

@@ -14,8 +14,8 @@ from helpers import one_of_each, random_pixels
 from onnx_helpers import mnist_network
 
 from bnn.cli import main
-from bnn.nodes import Conv2d, Linear, PackedWeight
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import Conv2d, Linear, PackedWeight
 from bnn.runtime import Runner
 
 DOCS = Path(__file__).parent.parent / "docs"

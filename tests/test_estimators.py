@@ -27,7 +27,7 @@ from bnn.functional import (
     tanh_ste,
     without_copy,
 )
-from bnn.nodes import Linear, PackedWeight
+from bnn.packed.nodes import Linear, PackedWeight
 from bnn.packing import pack
 from bnn.quantizers import (
     DoReFa,

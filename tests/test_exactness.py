@@ -12,8 +12,8 @@ from torch_helpers import randomise
 
 from bnn.binarize import binarize
 from bnn.freezing import freeze
-from bnn.nodes import Threshold
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import Threshold
 from bnn.packing import pack
 from bnn.quantizers import Sign
 from bnn.runtime import ENGINES, Runner

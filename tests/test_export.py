@@ -17,7 +17,7 @@ from bnn import export as exports
 from bnn.cli import main
 from bnn.export import MARKER, TARGETS, Export, ExportError, Target, export
 from bnn.files import replace_folder
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
 
 
 @pytest.fixture(scope="module")

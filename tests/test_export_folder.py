@@ -19,8 +19,8 @@ from bnn.cli import main
 from bnn.config import TrainConfig
 from bnn.export import export
 from bnn.export.folder import make
-from bnn.nodes import ReLU
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import ReLU
 from bnn.runtime import Runner
 from bnn.summary import packed_summary
 
@@ -163,7 +163,7 @@ def test_names_cannot_break_it(tmp_path: Path) -> None:
     """Labels and notes may be anything: front matter stays YAML, and tables and code blocks whole."""
     about = {"data": 'a"b: [c\n---\n', "model": "x|y\u2028```\n# head"}
     node = ReLU(name="```\n# no heading", inputs=("input",))
-    model = PackedModel(bnn.nodes.InputContract((2,), labels=("a\n## b", "c")), (node,), about)
+    model = PackedModel(bnn.packed.nodes.InputContract((2,), labels=("a\n## b", "c")), (node,), about)
     front, text = written(model, tmp_path)
     assert front["datasets"] == ['a"b: [c ---']
     assert "\n## b" not in text

@@ -30,7 +30,8 @@ from torch_helpers import randomise
 import bnn
 from bnn.config import TrainConfig
 from bnn.data import load_dataset
-from bnn.nodes import (
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import (
     Add,
     Affine,
     AvgPool2d,
@@ -48,7 +49,6 @@ from bnn.nodes import (
     Softmax,
     Threshold,
 )
-from bnn.packed import PackedModel
 from bnn.packing import pack
 from bnn.quantizers import Sign as SignModule
 from bnn.runtime import Runner, reference
@@ -182,7 +182,7 @@ def test_sums_in_float64() -> None:
     conv = Conv2d(
         name="conv",
         inputs=("input",),
-        weight=bnn.nodes.PackedWeight.from_signs(signs),
+        weight=bnn.packed.nodes.PackedWeight.from_signs(signs),
         scale=np.array([1.0, -2.0, 0.5]),
         shift=np.array([0.0, 2.0**-21, -(2.0**-21)]),
         padding=(1, 0, 2, 1),
@@ -193,7 +193,7 @@ def test_sums_in_float64() -> None:
     linear = Linear(
         name="fc",
         inputs=("flat",),
-        weight=bnn.nodes.PackedWeight.from_signs(np.tile(random_signs(5, 25), 4)),
+        weight=bnn.packed.nodes.PackedWeight.from_signs(np.tile(random_signs(5, 25), 4)),
         scale=np.ones(5),
         shift=np.full(5, 2.0**-21),
     )
@@ -205,7 +205,7 @@ def test_sums_in_float64() -> None:
 def test_sums_of_pixels_beyond_float32(std: tuple[float, ...]) -> None:
     """70,003 white pixels sum to an odd number above 2^24: float32 rounds it to that of a darker image."""
     n = 70_003
-    weight = bnn.nodes.PackedWeight.from_signs(np.ones((2, n, 1, 1), dtype=np.int8))
+    weight = bnn.packed.nodes.PackedWeight.from_signs(np.ones((2, n, 1, 1), dtype=np.int8))
     white = 255 * sum(1 / value for value in std) if len(std) > 1 else 255 * n
     conv = Conv2d(
         name="conv",

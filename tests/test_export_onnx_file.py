@@ -25,7 +25,8 @@ from bnn.bench.twins import onnx_twin
 from bnn.errors import MissingExtraError
 from bnn.export import ExportError, export
 from bnn.export import onnx as target
-from bnn.nodes import (
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import (
     Conv2d,
     InputContract,
     Linear,
@@ -33,7 +34,6 @@ from bnn.nodes import (
     ReLU,
     Sign,
 )
-from bnn.packed import PackedModel
 
 Array = np.ndarray
 
@@ -80,7 +80,7 @@ def test_weights_can_be_read_as_the_metadata_says() -> None:
         bits = np.unpackbits(tensors[name][:, :, 0], axis=1, bitorder="little")
         assert not bits[:, n:].any()
         weight = layers[name]
-        assert isinstance(weight, bnn.nodes.PackedWeight)
+        assert isinstance(weight, bnn.packed.nodes.PackedWeight)
         np.testing.assert_array_equal(1 - 2 * bits[:, :n].astype(int), weight.signs().reshape(rows, n))
     assert "bit 1 means -1" in properties["bnn.encoding"]
 

@@ -13,9 +13,9 @@ from selenium.webdriver.common.by import By
 from web_models import conv_net, drawing, exported, mlp, mlp_of_signs, pictures
 
 from bnn.data import load_dataset
-from bnn.images import read_image
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
 from bnn.runtime import Runner
+from bnn.runtime.images import read_image
 
 __all__ = ["drawing", "page", "pictures"]  # fixtures
 

@@ -10,7 +10,7 @@ from selenium.webdriver.common.keys import Keys
 from web_models import drawing, pictures
 
 from bnn.data import load_dataset
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
 
 __all__ = ["drawing", "page", "pictures"]  # fixtures
 

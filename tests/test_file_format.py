@@ -14,9 +14,9 @@ from bnn_files import edited, refusal, small, split
 from helpers import one_of_each
 from test_serialization import tiny
 
-from bnn.nodes import MAX_ELEMENTS, NODES, Conv2d, InputContract, Linear, PackedWeight
-from bnn.packed import PackedModel
-from bnn.serialization import FORMAT
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import MAX_ELEMENTS, NODES, Conv2d, InputContract, Linear, PackedWeight
+from bnn.packed.serialization import FORMAT
 
 TEXT = (Path(__file__).parent.parent / "docs" / "file-format.md").read_text(encoding="utf-8")
 SIZES = {"U64": 8, "F64": 8, "F32": 4, "I32": 4, "BOOL": 1}

@@ -8,7 +8,7 @@ from graphs import affine, assert_folded, conv, pool, sign
 from helpers import packed_weight, random_floats
 
 from bnn.folding import PackWarning, fold
-from bnn.nodes import INPUT, Add, Affine, AvgPool2d, Conv2d, Flatten, Hardtanh, Linear, Node, ReLU
+from bnn.packed.nodes import INPUT, Add, Affine, AvgPool2d, Conv2d, Flatten, Hardtanh, Linear, Node, ReLU
 
 # --- affines into layers ----------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import safetensors.numpy
 from bnn_files import change_tensor, edited, join, opens, refusal, split, with_graph
 from helpers import one_of_each
 
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
 
 
 def test_taking_apart_and_joining_is_harmless(bnn_path: Path, sound: bytes) -> None:

@@ -11,7 +11,7 @@ from helpers import model_of, packed_weight
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnn.nodes import AvgPool2d, Conv2d
+from bnn.packed.nodes import AvgPool2d, Conv2d
 
 
 def at(graph: Any, *keys: Any) -> Any:

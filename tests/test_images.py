@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bnn.images import ImageError, read_image
-from bnn.nodes import InputContract
+from bnn.packed.nodes import InputContract
+from bnn.runtime.images import ImageError, read_image
 
 GREY = InputContract((1, 28, 28), (0.13,), (0.31,))
 RGB = InputContract((3, 32, 32), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))

@@ -16,17 +16,14 @@ SOURCE = Path(bnn.__file__).parent
 # whose modules may import each other in their own order.
 NUMPY_SIDE = [
     "errors",
-    "bits",
     "files",
     "tables",
-    "nodes",
-    "serialization",
     "packed",
+    "bits",
     "runtime",
     "folding",
     "summary",
     "export",
-    "images",
     "config",
     "data",
     "from_scratch",

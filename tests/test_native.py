@@ -17,7 +17,8 @@ from helpers import (
     random_pixels,
 )
 
-from bnn.nodes import (
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import (
     Add,
     Affine,
     AvgPool2d,
@@ -35,7 +36,6 @@ from bnn.nodes import (
     Softmax,
     Threshold,
 )
-from bnn.packed import PackedModel
 from bnn.runtime import reference
 from bnn.runtime.native import Engine, instruction_sets
 

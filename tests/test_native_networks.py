@@ -15,7 +15,8 @@ import pytest
 from engines import assert_equal, assert_within, described, native
 from helpers import Array, random_floats, random_pixels
 
-from bnn.nodes import (
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import (
     NODES,
     Add,
     Affine,
@@ -36,7 +37,6 @@ from bnn.nodes import (
     Softmax,
     Threshold,
 )
-from bnn.packed import PackedModel
 from bnn.runtime import reference
 from bnn.runtime.reference import Activations
 

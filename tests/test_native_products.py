@@ -14,7 +14,8 @@ import pytest
 from engines import EPS, Step, assert_equal, assert_within, chain, integers
 from helpers import Array, model_of, packed_weight, random_floats, random_pixels
 
-from bnn.nodes import (
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import (
     Affine,
     AvgPool2d,
     Conv2d,
@@ -28,7 +29,6 @@ from bnn.nodes import (
     Sign,
     Threshold,
 )
-from bnn.packed import PackedModel
 from bnn.runtime import reference
 from bnn.runtime.native import Engine
 from bnn.runtime.reference import Activations

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import packed_weight, random_floats, random_signs
 
-from bnn.nodes import (
+from bnn.packed.nodes import (
     MAX_ELEMENTS,
     NODES,
     Add,

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from helpers import model_of, one_of_each, packed_weight, random_floats
 
-from bnn.nodes import (
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import (
     Add,
     Affine,
     Concat,
@@ -21,7 +22,6 @@ from bnn.nodes import (
     Softmax,
     Threshold,
 )
-from bnn.packed import PackedModel
 
 
 def linear(name: str = "fc", source: str = "input", n: int = 5, out: int = 5, **fields: Any) -> Linear:

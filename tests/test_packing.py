@@ -12,8 +12,8 @@ from torch_helpers import Detached, ScaledSign, randomise
 from bnn.binarize import binarize
 from bnn.freezing import freeze
 from bnn.functional import sign
-from bnn.nodes import Conv2d, Linear
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import Conv2d, Linear
 from bnn.packing import pack
 from bnn.quantizers import Sign, StochasticSign
 from bnn.runtime import Runner

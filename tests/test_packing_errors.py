@@ -17,7 +17,7 @@ from bnn.binarize import BinaryLinear, binarize
 from bnn.folding import PackWarning
 from bnn.freezing import freeze
 from bnn.functional import sign
-from bnn.nodes import Conv2d, Linear
+from bnn.packed.nodes import Conv2d, Linear
 from bnn.packing import pack
 
 IMAGE, FEATURES = torch.zeros(1, 4, 6, 6), torch.zeros(1, 8)

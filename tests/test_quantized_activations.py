@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bnn.nodes import (
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import (
     Affine,
     Concat,
     Conv2d,
@@ -27,7 +28,6 @@ from bnn.nodes import (
     Sign,
     Threshold,
 )
-from bnn.packed import PackedModel
 from bnn.runtime import ACTIVATIONS, ENGINES, Runner, load, reference
 from bnn.runtime.native import Engine
 from bnn.runtime.reference import quantize, quantizes

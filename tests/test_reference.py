@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch_helpers import assert_close
 
-from bnn import bits
-from bnn.nodes import (
+from bnn.packed import bits
+from bnn.packed.nodes import (
     Add,
     Affine,
     AvgPool2d,

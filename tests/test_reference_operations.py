@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from helpers import every_engine, model_of, one_of_each, random_floats, random_pixels
 from torch_helpers import assert_close
 
-from bnn.nodes import (
+from bnn.packed.nodes import (
     Add,
     Affine,
     AvgPool2d,

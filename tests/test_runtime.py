@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from helpers import every_engine, model_of, one_of_each, packed_weight, random_floats, random_pixels
 
-from bnn.nodes import Flatten, Linear, Softmax
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import Flatten, Linear, Softmax
+from bnn.packed.serialization import FormatError
 from bnn.runtime import ENGINES, Runner, load
 from bnn.runtime.native import instruction_sets
-from bnn.serialization import FormatError
 
 MEAN_STD = {"mean": (0.5,), "std": (0.5,)}
 

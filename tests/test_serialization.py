@@ -16,9 +16,9 @@ from helpers import model_of, one_of_each, packed_weight, random_floats, random_
 from numpy.typing import NDArray
 from typing_extensions import TypeAliasType
 
-from bnn import files, serialization
-from bnn.nodes import NODES, Hardtanh, InputContract, Linear, PackedWeight, ReLU
-from bnn.packed import PackedModel
+from bnn import files
+from bnn.packed.model import PackedModel, serialization
+from bnn.packed.nodes import NODES, Hardtanh, InputContract, Linear, PackedWeight, ReLU
 from bnn.runtime import Runner
 
 

@@ -15,8 +15,8 @@ import pytest
 from engines import chain
 from helpers import Array, model_of, one_of_each, packed_weight, random_floats, random_pixels
 
-from bnn.nodes import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sign
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sign
 from bnn.runtime import Runner, threads
 from bnn.runtime.native import Engine
 from bnn.runtime.threads import available_cores, thread_count
@@ -248,7 +248,7 @@ from functools import partial
 import numpy as np
 from helpers import model_of, packed_weight, random_floats
 from test_threads import images
-from bnn.nodes import Linear
+from bnn.packed.nodes import Linear
 from bnn.runtime.native import Engine
 
 model, x = images(), random_floats(9, 3, 20, 20)

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bnn.folding import integer_threshold
-from bnn.nodes import INPUT, Add, Sign, Threshold
+from bnn.packed.nodes import INPUT, Add, Sign, Threshold
 
 # --- integer_threshold ------------------------------------------------------------------------------------
 

@@ -18,7 +18,8 @@ from torch_helpers import ScaledSign, randomise
 
 import bnn
 from bnn import models
-from bnn.nodes import (
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import (
     Add,
     AvgPool2d,
     Conv2d,
@@ -30,7 +31,6 @@ from bnn.nodes import (
     Sign,
     Threshold,
 )
-from bnn.packed import PackedModel
 from bnn.packing import pack
 from bnn.runtime import Runner
 from bnn.unpacking import Normalised, to_torch

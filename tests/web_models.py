@@ -9,7 +9,8 @@ import pytest
 from helpers import model_of, packed_weight, random_floats
 
 from bnn.export import export
-from bnn.nodes import (
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import (
     Add,
     AvgPool2d,
     Conv2d,
@@ -22,7 +23,6 @@ from bnn.nodes import (
     Softmax,
     Threshold,
 )
-from bnn.packed import PackedModel
 
 DIGITS = tuple("0123456789")
 RAW = {"mean": (0.13,), "std": (0.31,)}

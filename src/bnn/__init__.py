@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from bnn.data import load_dataset
     from bnn.freezing import freeze, recalibrate
     from bnn.optim import Bop
-    from bnn.packed import PackedModel
+    from bnn.packed.model import PackedModel
+    from bnn.packed.serialization import FormatError
     from bnn.packing import pack
     from bnn.quantizers import (
         DoReFa,
@@ -44,14 +45,13 @@ if TYPE_CHECKING:
         set_progress,
     )
     from bnn.runtime import Runner, load
-    from bnn.serialization import FormatError
     from bnn.summary import summary
     from bnn.unpacking import to_torch
 
 _HOME = {
     # deployment: numpy
-    "FormatError": "bnn.serialization",
-    "PackedModel": "bnn.packed",
+    "FormatError": "bnn.packed.serialization",
+    "PackedModel": "bnn.packed.model",
     "Runner": "bnn.runtime",
     "load": "bnn.runtime",
     "load_dataset": "bnn.data",

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bnn import nodes
-from bnn.nodes import Node
+from bnn.packed import nodes
+from bnn.packed.nodes import Node
 from bnn.translation import AtLeastZero, Operation, Padded, Translator, Value
 
 __all__ = ["OPERATIONS"]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn.nodes import (
+from bnn.packed.nodes import (
     INPUT,
     Affine,
     AvgPool2d,

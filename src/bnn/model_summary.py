@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bnn.binarize import named_latent_parameters
 from bnn.folding import PackWarning
 from bnn.freezing import freeze
-from bnn.nodes import PackedWeight, Shape
+from bnn.packed.nodes import PackedWeight, Shape
 from bnn.summary import FLOAT, FLOAT_SIGN, MACS_KINDS, SIGN_SIGN, LayerCost, Summary
 from bnn.translation import _pack_weight
 

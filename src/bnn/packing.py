@@ -16,8 +16,8 @@ from torch.nn.utils import parametrize
 
 from bnn.aten import OPERATIONS
 from bnn.folding import PackWarning, fold
-from bnn.nodes import InputContract
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import InputContract
 from bnn.translation import Translator
 
 __all__ = ["PackWarning", "pack"]

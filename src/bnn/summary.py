@@ -20,8 +20,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from bnn.errors import require
-from bnn.nodes import Conv2d, Linear, Node, PackedWeight, Shape
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import Conv2d, Linear, Node, PackedWeight, Shape
 from bnn.runtime import Runner
 from bnn.tables import numeric_columns, table
 

@@ -29,7 +29,7 @@ from bnn.distributed import World, join
 from bnn.files import replacing, write_atomically
 from bnn.freezing import freeze
 from bnn.loop import Batches, TrainingDiverged, as_tested, evaluate, recalibrates, train_epoch
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
 from bnn.packing import pack
 from bnn.reports import Row, draw_curves, layers_csv, metrics_csv, write_events
 from bnn.runs import (

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import OutputKind
 
-from bnn import bits, nodes
 from bnn.folding import PackWarning
-from bnn.nodes import INPUT, Node, PackedWeight
+from bnn.packed import bits, nodes
+from bnn.packed.nodes import INPUT, Node, PackedWeight
 
 __all__ = ["AtLeastZero", "Operation", "Padded", "Translator", "Value"]
 

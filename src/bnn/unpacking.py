@@ -27,10 +27,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from bnn import nodes
 from bnn.functional import clipped_ste
-from bnn.nodes import INPUT, Node, PackedWeight, Shape
-from bnn.packed import PackedModel
+from bnn.packed import nodes
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import INPUT, Node, PackedWeight, Shape
 from bnn.quantizers import Sign
 from bnn.runtime import Runner
 

@@ -35,8 +35,8 @@ from fuzz_corpus import DRAWN_WORK, MOST_WORK, draw_model, work_of
 from fuzz_mutations import Parent, content_of, mutate
 from numpy.typing import NDArray
 
-from bnn.packed import PackedModel
-from bnn.serialization import FormatError
+from bnn.packed.model import PackedModel
+from bnn.packed.serialization import FormatError
 
 Array = NDArray[Any]
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn.nodes import (
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import (
     INPUT,
     Add,
     Affine,
@@ -35,7 +36,6 @@ from bnn.nodes import (
     Softmax,
     Threshold,
 )
-from bnn.packed import PackedModel
 from bnn.runtime import reference
 from bnn.runtime.reference import Activations
 

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn.nodes import (
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import (
     INPUT,
     NODES,
     Add,
@@ -33,7 +34,6 @@ from bnn.nodes import (
     Threshold,
     check_shape,
 )
-from bnn.packed import PackedModel
 
 __all__ = [
     "DRAWN_WORK",

@@ -30,8 +30,8 @@ from fuzz_corpus import (
 )
 from numpy.typing import NDArray
 
-from bnn import serialization
-from bnn.nodes import (
+from bnn.packed.model import PackedModel, serialization
+from bnn.packed.nodes import (
     INPUT,
     NODES,
     Add,
@@ -47,7 +47,6 @@ from bnn.nodes import (
     PReLU,
     Threshold,
 )
-from bnn.packed import PackedModel
 
 __all__ = ["Parent", "content_of", "mutate"]
 

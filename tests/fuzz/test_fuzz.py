@@ -10,8 +10,8 @@ from fuzz_bounds import bounded_run
 from fuzz_corpus import draw_model, work_of
 from fuzz_mutations import File, content_of
 
-from bnn.nodes import NODES
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import NODES
 from bnn.runtime import native, reference
 
 

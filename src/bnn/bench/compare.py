@@ -17,8 +17,8 @@ from bnn.bench.machine import installed, native
 from bnn.bench.timing import Timing, measure, rouse
 from bnn.bench.twins import onnx_twin, torch_twin
 from bnn.errors import require
-from bnn.nodes import Conv2d, Node, Sign
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import Conv2d, Node, Sign
 from bnn.runtime import reference
 
 __all__ = ["ONE_THREAD", "RIVALS", "Agreement", "Result", "Rival", "run_case"]

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn.errors import require
-from bnn.nodes import (
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import (
     INPUT,
     Add,
     Affine,
@@ -30,7 +31,6 @@ from bnn.nodes import (
     Softmax,
     Threshold,
 )
-from bnn.packed import PackedModel
 
 __all__ = ["onnx_twin", "torch_twin"]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from bnn.export.target import Export, ExportError
 from bnn.files import leftovers, replace_folder, write_atomically
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
 
 __all__ = ["MARKER", "TARGETS", "Export", "ExportError", "Target", "export"]
 

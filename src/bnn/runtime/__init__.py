@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn.nodes import Softmax
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import Softmax
 from bnn.runtime import reference
 from bnn.runtime.reference import Activations
 from bnn.runtime.threads import thread_count

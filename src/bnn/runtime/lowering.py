@@ -19,8 +19,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn import bits
-from bnn.nodes import (
+from bnn.packed import bits
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import (
     INPUT,
     MAX_ELEMENTS,
     Add,
@@ -39,7 +40,6 @@ from bnn.nodes import (
     Softmax,
     Threshold,
 )
-from bnn.packed import PackedModel
 from bnn.runtime import reference
 from bnn.runtime.program import DType, Finish, Op, Program, Value
 from bnn.runtime.weights import Weight, constants, padding_correction, pixel_thresholds, segments

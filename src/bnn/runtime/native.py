@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
 from bnn.runtime import _native
 from bnn.runtime.lowering import lower
 from bnn.runtime.program import ACTIVATIONS, DTYPES, OPS, Border, Finish, Op, Program, Segment

@@ -2,7 +2,7 @@
 
 Products of integers (±1 with ±1, or ±1 with uint8 pixels) are exact: they are computed in floating
 point, by numpy's fast matrix product, in a dtype that holds every integer up to their largest sum.
-(`bnn.bits.dot` is the same by xor and population count.) Values of kind float are float32, or float64
+(`bnn.packed.bits.dot` is the same by xor and population count.) Values of kind float are float32, or float64
 where a node's scale is; pixels are normalised in float64.
 
 With int8 activations, what enters a packed layer as floats is rounded to 255 steps first (`quantize`).
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from bnn.nodes import (
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import (
     INPUT,
     Add,
     Affine,
@@ -37,7 +38,6 @@ from bnn.nodes import (
     Softmax,
     Threshold,
 )
-from bnn.packed import PackedModel
 
 __all__ = ["Activations", "dtype_of", "product_of_zero", "quantize", "quantizes", "run"]
 

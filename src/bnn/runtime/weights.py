@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn import bits
-from bnn.nodes import Conv2d, InputContract, Linear, PackedWeight, Shape
+from bnn.packed import bits
+from bnn.packed.nodes import Conv2d, InputContract, Linear, PackedWeight, Shape
 from bnn.runtime import reference
 from bnn.runtime.program import Border, Finish, Segment
 

@@ -11,7 +11,7 @@ from bnn.export.c.project import makefile, readme
 from bnn.export.c.scores import LIMIT, sums_to_try
 from bnn.export.c.selftest import main_source
 from bnn.export.target import Export, ExportError
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
 from bnn.runtime.lowering import LoweringError
 
 __all__ = ["make"]

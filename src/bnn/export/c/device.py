@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn.export.c.scores import Scores, exact_scores
-from bnn.nodes import Conv2d, Linear
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import Conv2d, Linear
 from bnn.runtime.lowering import lower
 from bnn.runtime.program import DType, Finish, Op, Program
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from bnn import bits
 from bnn.export.c.device import PRODUCTS, is_pointwise, sum_dtype
+from bnn.packed import bits
 from bnn.runtime.program import Op, Program, Value
 
 __all__ = ["ALIGNMENT", "Memory", "memory_of", "value_bytes"]

@@ -11,7 +11,7 @@ from bnn.export.c.memory import ALIGNMENT, Memory
 from bnn.export.c.scores import Scores
 from bnn.export.c.tables import Tables
 from bnn.export.c.text import array, comment, string
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
 from bnn.runtime.program import DTYPES, OPS
 
 __all__ = ["Sources", "input_type", "score_type", "sources"]

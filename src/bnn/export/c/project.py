@@ -5,7 +5,7 @@ from math import prod
 
 from bnn.export.c.device import Device
 from bnn.export.c.model import input_type, score_type
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
 
 __all__ = ["makefile", "readme"]
 

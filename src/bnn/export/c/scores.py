@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn.nodes import Conv2d, Linear
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import Conv2d, Linear
 from bnn.runtime import reference
 
 __all__ = ["LIMIT", "Scores", "exact_scores", "sums_to_try"]

@@ -10,7 +10,7 @@ from bnn.export.c.device import Device
 from bnn.export.c.model import input_type
 from bnn.export.c.text import lines_of, literal
 from bnn.export.target import ExportError
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
 from bnn.runtime import reference
 
 __all__ = ["main_source"]

@@ -13,7 +13,7 @@ from bnn.export.onnx.graph import FLOAT, OPSET, Graph
 from bnn.export.onnx.nodes import write
 from bnn.export.onnx.writer import SCORES, Writer
 from bnn.export.target import Export, ExportError
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
 
 __all__ = ["make"]
 

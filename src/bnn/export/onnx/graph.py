@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bnn.errors import require
-from bnn.nodes import PackedWeight, Shape
+from bnn.packed.nodes import PackedWeight, Shape
 
 __all__ = ["DOUBLE", "FLOAT", "OPSET", "PIXEL", "Graph", "Value"]
 

@@ -10,7 +10,7 @@ from bnn.export.onnx.graph import DOUBLE, FLOAT, PIXEL, Value
 from bnn.export.onnx.products import product
 from bnn.export.onnx.writer import Writer, bounded
 from bnn.export.target import ExportError
-from bnn.nodes import (
+from bnn.packed.nodes import (
     Add,
     Affine,
     AvgPool2d,

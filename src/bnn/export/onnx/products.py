@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bnn.export.onnx.graph import DOUBLE, FLOAT, Value
 from bnn.export.onnx.writer import Writer, bounded
-from bnn.nodes import Conv2d, Linear
+from bnn.packed.nodes import Conv2d, Linear
 from bnn.runtime import reference
 from bnn.runtime.program import Border
 from bnn.runtime.weights import constants

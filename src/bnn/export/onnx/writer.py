@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn.export.onnx.graph import DOUBLE, FLOAT, PIXEL, Graph, Value
-from bnn.nodes import INPUT, MAX_ELEMENTS, Node, Padding, Pair, Shape, Sign
-from bnn.packed import PackedModel
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import INPUT, MAX_ELEMENTS, Node, Padding, Pair, Shape, Sign
 
 __all__ = ["PIXELS", "SCORES", "Writer", "bounded"]
 

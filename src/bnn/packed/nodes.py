@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn import bits
+from bnn.packed import bits
 
 __all__ = [
     "INPUT",
@@ -63,7 +63,7 @@ class PackedWeight:
     """A weight of ±1, one bit each: row i holds the signs of weight[i], flattened in PyTorch's order.
 
     Attributes:
-        words: uint64, (rows, ceil(n / 64)) by the convention in `bnn.bits`.
+        words: uint64, (rows, ceil(n / 64)) by the convention in `bnn.packed.bits`.
         shape: the weight's shape as PyTorch has it; rows = shape[0], n = the product of the others.
     """
 

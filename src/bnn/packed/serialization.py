@@ -26,7 +26,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from bnn.files import write_atomically
-from bnn.nodes import NODES, InputContract, Node, PackedWeight
+from bnn.packed.nodes import NODES, InputContract, Node, PackedWeight
 
 __all__ = ["FORMAT", "FormatError", "load", "save", "to_bytes"]
 

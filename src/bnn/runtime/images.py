@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn.errors import require
-from bnn.nodes import InputContract
+from bnn.packed.nodes import InputContract
 
 __all__ = ["ImageError", "read_image"]
 

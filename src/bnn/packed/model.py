@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bnn import serialization
-from bnn.nodes import INPUT, InputContract, Kind, Node, Shape, check_shape, ensure
-from bnn.serialization import FormatError
+from bnn.packed import serialization
+from bnn.packed.nodes import INPUT, InputContract, Kind, Node, Shape, check_shape, ensure
+from bnn.packed.serialization import FormatError
 
 __all__ = ["MODEL_FILE", "PackedModel", "model_file"]
 
