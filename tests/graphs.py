@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from helpers import packed_weight, random_pixels
 
-from bnn.folding import fold
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import Affine, Conv2d, InputContract, MaxPool2d, Node, Sign
+from bnn.packing.folding import fold
 from bnn.runtime import ENGINES, Runner
 
 IMAGE = InputContract((2, 6, 6), mean=(0.4,), std=(0.3,))

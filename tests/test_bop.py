@@ -18,7 +18,7 @@ from bnn.freezing import freeze
 from bnn.functional import approx_ste, sign
 from bnn.optim import Bop
 from bnn.packed.nodes import Linear
-from bnn.packing import pack
+from bnn.packing.pack import pack
 from bnn.quantizers import Sign
 
 

@@ -28,7 +28,7 @@ from bnn.functional import (
     without_copy,
 )
 from bnn.packed.nodes import Linear, PackedWeight
-from bnn.packing import pack
+from bnn.packing.pack import pack
 from bnn.quantizers import (
     DoReFa,
     MagnitudeAwareSign,

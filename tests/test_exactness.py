@@ -14,7 +14,7 @@ from bnn.binarize import binarize
 from bnn.freezing import freeze
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import Threshold
-from bnn.packing import pack
+from bnn.packing.pack import pack
 from bnn.quantizers import Sign
 from bnn.runtime import ENGINES, Runner
 

@@ -22,9 +22,9 @@ from bnn.export import ExportError, export
 from bnn.export.c import make
 from bnn.export.c.scores import exact_scores
 from bnn.export.c.text import Names, comment, literal, string
-from bnn.folding import fold
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import Conv2d, Flatten, InputContract, Linear, Node, PackedWeight, ReLU, Sign
+from bnn.packing.folding import fold
 from bnn.runtime import Runner, reference
 
 NATIVE = Path(__file__).parent.parent / "native"

@@ -7,8 +7,9 @@ import pytest
 from graphs import affine, assert_folded, conv, pool, sign
 from helpers import packed_weight, random_floats
 
-from bnn.folding import PackWarning, fold
 from bnn.packed.nodes import INPUT, Add, Affine, AvgPool2d, Conv2d, Flatten, Hardtanh, Linear, Node, ReLU
+from bnn.packing.folding import fold
+from bnn.packing.weights import PackWarning
 
 # --- affines into layers ----------------------------------------------------------------------------------
 

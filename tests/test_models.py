@@ -8,7 +8,7 @@ from bnn import models
 from bnn.binarize import binarize, latent_parameters
 from bnn.freezing import freeze
 from bnn.losses import squared_hinge
-from bnn.packing import pack
+from bnn.packing.pack import pack
 from bnn.runtime import Runner
 
 

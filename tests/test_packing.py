@@ -14,7 +14,7 @@ from bnn.freezing import freeze
 from bnn.functional import sign
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import Conv2d, Linear
-from bnn.packing import pack
+from bnn.packing.pack import pack
 from bnn.quantizers import Sign, StochasticSign
 from bnn.runtime import Runner
 

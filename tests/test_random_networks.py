@@ -12,7 +12,7 @@ from torch_helpers import randomise
 
 from bnn.binarize import binarize
 from bnn.freezing import freeze
-from bnn.packing import pack
+from bnn.packing.pack import pack
 from bnn.quantizers import Sign
 from bnn.runtime import Runner
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from typing_extensions import TypeAliasType
 
 from bnn import files
-from bnn.packed.model import PackedModel, serialization
+from bnn.packed import serialization
+from bnn.packed.model import PackedModel
 from bnn.packed.nodes import NODES, Hardtanh, InputContract, Linear, PackedWeight, ReLU
 from bnn.runtime import Runner
 

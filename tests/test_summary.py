@@ -21,7 +21,7 @@ from bnn.cli import main
 from bnn.freezing import freeze
 from bnn.functional import sign
 from bnn.models import binaryconnect_cnn
-from bnn.packing import pack
+from bnn.packing.pack import pack
 from bnn.quantizers import Sign, StochasticSign
 from bnn.runtime import Runner
 from bnn.summary import LayerCost, Summary, summary

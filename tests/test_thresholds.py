@@ -8,8 +8,8 @@ from graphs import affine, assert_folded, conv, pool, sign
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bnn.folding import integer_threshold
 from bnn.packed.nodes import INPUT, Add, Sign, Threshold
+from bnn.packing.folding import integer_threshold
 
 # --- integer_threshold ------------------------------------------------------------------------------------
 

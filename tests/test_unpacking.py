@@ -31,9 +31,9 @@ from bnn.packed.nodes import (
     Sign,
     Threshold,
 )
-from bnn.packing import pack
+from bnn.packing.pack import pack
+from bnn.packing.unpacking import Normalised, to_torch
 from bnn.runtime import Runner
-from bnn.unpacking import Normalised, to_torch
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     **{name: (make, (2, 6, 6)) for name, make in NETWORKS.items()},

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from bnn.optim import Bop
     from bnn.packed.model import PackedModel
     from bnn.packed.serialization import FormatError
-    from bnn.packing import pack
+    from bnn.packing.pack import pack
+    from bnn.packing.unpacking import to_torch
     from bnn.quantizers import (
         DoReFa,
         MagnitudeAwareSign,
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     )
     from bnn.runtime import Runner, load
     from bnn.summary import summary
-    from bnn.unpacking import to_torch
 
 _HOME = {
     # deployment: numpy
@@ -77,7 +77,7 @@ _HOME = {
     "recalibrate": "bnn.freezing",
     "scaled_parameter_groups": "bnn.binarize",
     "set_progress": "bnn.quantizers",
-    "to_torch": "bnn.unpacking",
+    "to_torch": "bnn.packing",
 }
 
 __all__ = [
@@ -130,7 +130,6 @@ _TORCH_SIDE = {
     "bnn.optim",
     "bnn.packing",
     "bnn.quantizers",
-    "bnn.unpacking",
 }
 
 

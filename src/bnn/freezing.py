@@ -1,4 +1,4 @@
-"""From a trained model to one that ships: freeze the weights, put the batch norms right, pack."""
+"""From a trained model to one that ships: freeze the weights, put the batch norms right."""
 
 import copy
 from collections.abc import Iterable
@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from bnn.functional import stochastic_sign
-from bnn.packing import PackWarning, pack
 from bnn.parametrization import Binarized
 from bnn.quantizers import Sign, StochasticSign
 
-__all__ = ["PackWarning", "freeze", "pack", "recalibrate"]
+__all__ = ["freeze", "recalibrate"]
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -24,11 +24,10 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bnn.binarize import named_latent_parameters
-from bnn.folding import PackWarning
 from bnn.freezing import freeze
 from bnn.packed.nodes import PackedWeight, Shape
+from bnn.packing.weights import PackWarning, pack_weight
 from bnn.summary import FLOAT, FLOAT_SIGN, MACS_KINDS, SIGN_SIGN, LayerCost, Summary
-from bnn.translation import _pack_weight
 
 __all__ = ["module_summary"]
 
@@ -386,9 +385,9 @@ def _packed_sizes(weight: Tensor) -> tuple[int, int] | None:
     values = weight.detach().cpu().double().numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PackWarning)  # of a near miss: that is for `pack` to say
-        if _pack_weight(values[:1], "")[1] is None:  # one row tells at once of most float weights
+        if pack_weight(values[:1], "")[1] is None:  # one row tells at once of most float weights
             return None
-        packed, scale = _pack_weight(values, "")
+        packed, scale = pack_weight(values, "")
     if not isinstance(packed, PackedWeight) or scale is None:
         return None
     return packed.words.nbytes, 0 if (scale == 1).all() else scale.size

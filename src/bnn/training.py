@@ -30,7 +30,7 @@ from bnn.files import replacing, write_atomically
 from bnn.freezing import freeze
 from bnn.loop import Batches, TrainingDiverged, as_tested, evaluate, recalibrates, train_epoch
 from bnn.packed.model import PackedModel
-from bnn.packing import pack
+from bnn.packing.pack import pack
 from bnn.reports import Row, draw_curves, layers_csv, metrics_csv, write_events
 from bnn.runs import (
     RunError,

@@ -30,7 +30,8 @@ from fuzz_corpus import (
 )
 from numpy.typing import NDArray
 
-from bnn.packed.model import PackedModel, serialization
+from bnn.packed import serialization
+from bnn.packed.model import PackedModel
 from bnn.packed.nodes import (
     INPUT,
     NODES,

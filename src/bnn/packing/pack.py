@@ -1,8 +1,8 @@
 """pack(): a frozen PyTorch model becomes a PackedModel. The bridge between the two sides, in three steps:
 
-torch.export     the model as a graph of ATen operations
-bnn.translation  the graph as nodes, ±1 weights as bits (operation by operation: bnn.aten)
-bnn.folding      batch norms merged into layers and thresholds
+torch.export    the model as a graph of ATen operations
+`translation`   the graph as nodes (`aten`, operation by operation), ±1 weights as bits (`weights`)
+`folding`       batch norms merged into layers and thresholds
 """
 
 import copy
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from bnn.aten import OPERATIONS
-from bnn.folding import PackWarning, fold
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import InputContract
-from bnn.translation import Translator
+from bnn.packing.aten import OPERATIONS
+from bnn.packing.folding import fold
+from bnn.packing.translation import Translator
 
-__all__ = ["PackWarning", "pack"]
+__all__ = ["pack"]
 
 
 def pack(

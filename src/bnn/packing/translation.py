@@ -1,10 +1,8 @@
 """The walk from a graph of torch.export's to nodes: values, constants, names, and errors with their place.
 
-What each ATen operation becomes is in `bnn.aten`. Weights are looked at, not classes: a tensor whose rows
-are each one magnitude with signs is packed, whoever made it.
+What each ATen operation becomes is in `bnn.packing.aten`, what a weight becomes in `bnn.packing.weights`.
 """
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain, compress, count
@@ -16,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import OutputKind
 
-from bnn.folding import PackWarning
-from bnn.packed import bits, nodes
-from bnn.packed.nodes import INPUT, Node, PackedWeight
+from bnn.packed import nodes
+from bnn.packed.nodes import INPUT, Node
+from bnn.packing.weights import pack_weight
 
 __all__ = ["AtLeastZero", "Operation", "Padded", "Translator", "Value"]
 
@@ -168,7 +166,7 @@ class Translator:
     def product(self, cls: type[Node], x: str, weight: Any, bias: Any, **fields: Any) -> str:
         """Adds a Linear or Conv2d node."""
         values = self.fixed(weight, "a weight")
-        packed, scale = _pack_weight(values, self._where())
+        packed, scale = pack_weight(values, self._where())
         shift = None if bias is None else self.fixed(bias, "a bias")
         if scale is not None and shift is None and (scale == 1).all():
             scale = None
@@ -189,33 +187,3 @@ class Translator:
             self.fail(f"a constant of shape {values.shape} is neither one number nor one a channel")
 
         return self.add(nodes.Affine, x, scale=per_channel(scale), shift=per_channel(shift))
-
-
-# --- weights ----------------------------------------------------------------------------------------------
-
-
-def _pack_weight(weight: Array, where: str) -> tuple[nodes.Weight, Array | None]:
-    """(the weight, one magnitude a row): packed if it is ±a in each row, else float32 and None."""
-    rows = weight.reshape(len(weight), -1)
-    magnitudes = np.abs(rows[:, 0])
-    n = rows.shape[1]
-    if 8 * bits.words_per_row(n) + 4 < 4 * n:  # the bits and a scale take less room, so n > 3
-        if magnitudes.all() and (np.abs(rows) == magnitudes[:, None]).all():
-            return PackedWeight.from_signs(np.where(weight < 0, -1, 1)), magnitudes
-        _warn_near_miss(rows, where)
-    return weight.astype(np.float32), None
-
-
-def _warn_near_miss(rows: Array, where: str) -> None:
-    """Says what is in the way where at least 90 % of a weight are ± its row's magnitude, up to rounding."""
-    typical = np.median(np.abs(rows), axis=1, keepdims=True)
-    near = (np.abs(np.abs(rows) - typical) <= 1e-6 * typical) & (rows != 0)
-    if near.mean() < 0.9:
-        return
-    zeros, odd = int((rows == 0).sum()), int((np.abs(rows) != typical).sum())
-    what = (
-        f"{zeros:,} of {rows.size:,} weights {'is' if zeros == 1 else 'are'} 0"
-        if zeros
-        else f"{odd:,} of {rows.size:,} weights differ from ± their row's magnitude"
-    )
-    warnings.warn(f"{where}: not packed, {what}", PackWarning, stacklevel=2)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bnn.packed import nodes
 from bnn.packed.nodes import Node
-from bnn.translation import AtLeastZero, Operation, Padded, Translator, Value
+from bnn.packing.translation import AtLeastZero, Operation, Padded, Translator, Value
 
 __all__ = ["OPERATIONS"]
 
