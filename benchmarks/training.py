@@ -21,13 +21,13 @@ from torch import nn
 
 from bnn import models
 from bnn.bench.machine import describe
-from bnn.building import build, lr_factor, make_optimizer
 from bnn.config import TrainConfig
-from bnn.distributed import World
-from bnn.loop import Batches, train_epoch
-from bnn.runs import State
-from bnn.samples import Samples
 from bnn.tables import table
+from bnn.training.building import build, lr_factor, make_optimizer
+from bnn.training.checkpoints import State
+from bnn.training.distributed import World
+from bnn.training.loop import Batches, train_epoch
+from bnn.training.samples import Samples
 
 Block = Callable[[int], None]
 """Trains for so many steps."""

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bnn.samples import SHIFT, Samples, shuffled
+from bnn.training.samples import SHIFT, Samples, shuffled
 
 
 def numbered(n: int, size: int = 6) -> Samples:

@@ -206,7 +206,7 @@ def test_no_space_is_one_line(tmp_path, capsys, monkeypatch):
     def full(path, content):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("bnn.runs.write_atomically", full)
+    monkeypatch.setattr("bnn.training.checkpoints.write_atomically", full)
     assert "No space left on device" in _fails(
         capsys, "train", "digits", "--out", str(tmp_path / "r"), *SMALL
     )
@@ -273,7 +273,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(tmp_path, capsys, monkeypatch):
     argv = ["train", "digits", "--out", str(tmp_path), *SMALL]
 
     with monkeypatch.context() as patch:
-        patch.setattr("bnn.training.metrics_csv", interrupt_after(2))
+        patch.setattr("bnn.training.run.metrics_csv", interrupt_after(2))
         assert main(argv) == 130
     assert "--resume" in capsys.readouterr().err
     assert main([*argv, "--resume"]) == 0
@@ -282,7 +282,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(tmp_path, capsys, monkeypatch):
 
 def interrupt_after(epochs):
     """A stand-in for metrics_csv that presses Ctrl-C once there are so many rows."""
-    from bnn.reports import metrics_csv
+    from bnn.training.reports import metrics_csv
 
     def stand_in(rows):
         if len(rows) >= epochs:

@@ -10,9 +10,9 @@ from torch import nn
 
 from bnn.binarize import binarize, latent_parameters
 from bnn.config import TrainConfig
-from bnn.diagnostics import OFTEN, SHARES, WINDOW, LatentWatch, LayerState, advice, overall
-from bnn.reports import layers_csv
-from bnn.training import train
+from bnn.training.diagnostics import OFTEN, SHARES, WINDOW, LatentWatch, LayerState, advice, overall
+from bnn.training.reports import layers_csv
+from bnn.training.run import train
 
 
 def small(**shape: int) -> tuple[nn.Module, torch.Tensor]:

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from bnn.config import ConfigError, TrainConfig
-from bnn.distributed import World
-from bnn.loop import Batches
-from bnn.runs import read_checkpoint
-from bnn.samples import Samples, shuffled
-from bnn.training import load_trained, train
+from bnn.training.checkpoints import read_checkpoint
+from bnn.training.distributed import World
+from bnn.training.loop import Batches
+from bnn.training.run import load_trained, train
+from bnn.training.samples import Samples, shuffled
 
 # One step an epoch, so that metrics.csv has the loss of every step.
 STEPS = ["--epochs", "20", "--batch-size", "1000", "--validation", "300", "--dropout-in", "0"]
@@ -91,7 +91,7 @@ def _config(**changes) -> TrainConfig:
 
 _STOP_AFTER_TEN = """
 from bnn.config import TrainConfig
-from bnn.training import train
+from bnn.training.run import train
 def stop(row):
     if row.epoch == 10:
         raise SystemExit(3)

@@ -52,7 +52,7 @@ from bnn.packed.nodes import (
 from bnn.packing.pack import pack
 from bnn.quantizers import Sign as SignModule
 from bnn.runtime import Runner, reference
-from bnn.training import train
+from bnn.training.run import train
 
 Array = np.ndarray
 

@@ -11,10 +11,10 @@ import torch
 from bnn.config import TrainConfig
 from bnn.data import load_dataset
 from bnn.freezing import freeze
-from bnn.loop import as_tested
 from bnn.runtime import load
-from bnn.samples import split
-from bnn.training import load_trained, train
+from bnn.training.loop import as_tested
+from bnn.training.run import load_trained, train
+from bnn.training.samples import split
 
 
 @pytest.fixture(scope="module")

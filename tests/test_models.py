@@ -7,9 +7,9 @@ from torch import nn
 from bnn import models
 from bnn.binarize import binarize, latent_parameters
 from bnn.freezing import freeze
-from bnn.losses import squared_hinge
 from bnn.packing.pack import pack
 from bnn.runtime import Runner
+from bnn.training.losses import squared_hinge
 
 
 def _weights(model):

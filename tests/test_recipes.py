@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
-from bnn import training
 from bnn.config import TrainConfig
 from bnn.data import Dataset
-from bnn.training import train
+from bnn.training import train as training
+from bnn.training.run import train
 
 CLASSES = tuple("abcdefghij")
 

@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from bnn import training
 from bnn.binarize import latent_parameters
-from bnn.building import build, lr_factor, make_optimizer
 from bnn.config import ConfigError, TrainConfig
 from bnn.data import load_dataset
-from bnn.distributed import World
 from bnn.freezing import freeze
-from bnn.loop import Batches, TrainingDiverged, as_tested, evaluate, train_epoch
-from bnn.reports import Row, metrics_csv
-from bnn.runs import State
 from bnn.runtime import load
-from bnn.samples import Samples, split
-from bnn.training import RunError, load_trained, train
+from bnn.training import train as training
+from bnn.training.building import build, lr_factor, make_optimizer
+from bnn.training.checkpoints import State
+from bnn.training.distributed import World
+from bnn.training.loop import Batches, TrainingDiverged, as_tested, evaluate, train_epoch
+from bnn.training.reports import Row, metrics_csv
+from bnn.training.run import RunError, load_trained, train
+from bnn.training.samples import Samples, split
 
 SMALL = {"epochs": 2, "width": 32, "batch_size": 100}
 
@@ -129,7 +129,9 @@ def test_recalibration_stays_on_its_device(monkeypatch):
             assert index.device == self.images.device  # a GPU takes no other
             return super().batch(index)
 
-    monkeypatch.setattr("bnn.loop.recalibrate", lambda model, data: devices.update(x.device for x, _ in data))
+    monkeypatch.setattr(
+        "bnn.training.loop.recalibrate", lambda model, data: devices.update(x.device for x, _ in data)
+    )
     devices: set[torch.device] = set()
     config = _config(weights="float")
     with torch.device("meta"):
@@ -278,7 +280,7 @@ def test_nan_loss_stops_with_the_step_and_keeps_the_checkpoint(tmp_path, monkeyp
 
 def test_nan_latent_weight_is_noticed(tmp_path, monkeypatch):
     """A latent NaN has a sign and leaves the loss finite; the run stops all the same and names the layer."""
-    monkeypatch.setattr("bnn.building.clip_latent_weights", _poison)
+    monkeypatch.setattr("bnn.training.building.clip_latent_weights", _poison)
     with pytest.raises(TrainingDiverged, match=r"1\.weight holds NaN or infinity by step 12"):
         train(_config(dropout_in=0.0), tmp_path)
 

@@ -1,4 +1,4 @@
-"""What several modules share about errors: optional packages that are not installed."""
+"""What several modules share about errors: optional packages that are not installed, long messages."""
 
 import importlib
 from types import ModuleType
@@ -27,3 +27,8 @@ def require(module: str, extra: str) -> ModuleType:
         raise MissingExtraError(
             f"{package} is not installed: pip install 'binaryconnect[{extra}]'", name=package
         ) from error
+
+
+def first_lines(error: Exception) -> str:
+    """The first two lines of an error as one: PyTorch's first often ends in a colon."""
+    return " ".join(line.strip() for line in (str(error).splitlines() or [type(error).__name__])[:2])

@@ -68,7 +68,7 @@ def run_study(options: argparse.Namespace) -> int:
     asked = {name: getattr(options, name) for name in ("seeds", "epochs", "width")}
     settings = study.options(options.data, options.data_dir, options.device, **asked)
     if study.takes_device:
-        from bnn.building import check_device
+        from bnn.training.distributed import check_device
 
         check_device(settings.device)  # before a folder is made
     out = Path(options.out or Path("studies") / f"{options.name}-{options.data}")

@@ -25,7 +25,7 @@ __all__ = ["run_train"]
 def run_train(options: argparse.Namespace) -> int:
     spin_briefly()
     require("torch", "train")
-    from bnn.training import TrainingDiverged, train
+    from bnn.training.run import TrainingDiverged, train
 
     names = [f.name for f in fields(TrainConfig)]
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}

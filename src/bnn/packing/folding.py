@@ -1,7 +1,7 @@
 """Folding: batch norms into the layers before them, and into thresholds where only a sign is left.
 
-Works on nodes as `bnn.packing.translation` makes them, with scales in float64, and returns an equal graph with
-fewer nodes whose scales are float32. Equal means: exactly, for every sign taken of integers; to rounding
+Works on nodes as `bnn.packing.translation` makes them, with scales in float64, and returns an equal graph
+with fewer nodes whose scales are float32. Equal means: exactly, for every sign taken of integers; to rounding
 elsewhere. What does not fold stays an Affine node: a batch norm *before* a zero-padded convolution, say,
 where padding is 0 after the norm, so that its shift is missing at the border.
 """

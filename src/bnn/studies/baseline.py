@@ -11,7 +11,7 @@ import pandas as pd
 from bnn.config import TrainConfig
 from bnn.studies.figures import PALETTE, figure
 from bnn.studies.study import Cells, Difference, Options, Study, difference
-from bnn.training import train
+from bnn.training.run import train
 
 __all__ = ["STUDY"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bnn.files import replacing
-from bnn.reports import PALETTE
+from bnn.training.reports import PALETTE
 
 __all__ = ["PALETTE", "figure"]
 

@@ -10,15 +10,15 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from bnn.building import LOSSES
 from bnn.config import TrainConfig
 from bnn.data import load_dataset
 from bnn.freezing import freeze
-from bnn.loop import evaluate
-from bnn.samples import Samples, split
 from bnn.studies.figures import PALETTE, figure
 from bnn.studies.study import Cells, Options, Study, difference
-from bnn.training import load_trained, train
+from bnn.training.building import LOSSES
+from bnn.training.loop import evaluate
+from bnn.training.run import load_trained, train
+from bnn.training.samples import Samples, split
 
 __all__ = ["STUDY"]
 

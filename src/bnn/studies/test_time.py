@@ -15,7 +15,7 @@ from bnn.freezing import freeze, recalibrate
 from bnn.runtime import load
 from bnn.studies.figures import PALETTE, figure
 from bnn.studies.study import Cells, Options, Study, difference
-from bnn.training import load_trained, train
+from bnn.training.run import load_trained, train
 
 __all__ = ["STUDY"]
 

@@ -12,11 +12,10 @@ from torch.nn.functional import cross_entropy
 from bnn import models
 from bnn.binarize import binarize, clip_latent_weights, latent_parameters, scaled_parameter_groups
 from bnn.config import ConfigError, TrainConfig, nearest
-from bnn.losses import squared_hinge
 from bnn.quantizers import Sign, StochasticSign
-from bnn.runs import first_lines
+from bnn.training.losses import squared_hinge
 
-__all__ = ["LOSSES", "autocast", "build", "check_device", "lr_factor", "make_optimizer"]
+__all__ = ["LOSSES", "autocast", "build", "lr_factor", "make_optimizer"]
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "squared_hinge": squared_hinge,
@@ -85,14 +84,6 @@ def lr_factor(config: TrainConfig, epochs: float) -> float:
             return final + (1 - final) * (1 + math.cos(math.pi * t)) / 2
         case _:
             return 1.0
-
-
-def check_device(name: str) -> None:
-    """Raises ConfigError if there is no such device here."""
-    try:
-        torch.zeros(1, device=name).item()  # which the device "meta" has none of
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"device = {name!r} cannot be used: {first_lines(error)}") from error
 
 
 def autocast(config: TrainConfig) -> Any:

@@ -21,30 +21,30 @@ import torch
 from torch import nn
 
 from bnn.binarize import latent_parameters
-from bnn.building import LOSSES, build, lr_factor, make_optimizer
 from bnn.config import TrainConfig
 from bnn.data import DATASETS, Dataset, load_dataset
-from bnn.diagnostics import advice
-from bnn.distributed import World, join
+from bnn.errors import first_lines
 from bnn.files import replacing, write_atomically
 from bnn.freezing import freeze
-from bnn.loop import Batches, TrainingDiverged, as_tested, evaluate, recalibrates, train_epoch
 from bnn.packed.model import PackedModel
 from bnn.packing.pack import pack
-from bnn.reports import Row, draw_curves, layers_csv, metrics_csv, write_events
-from bnn.runs import (
+from bnn.runtime import Runner
+from bnn.training.building import LOSSES, build, lr_factor, make_optimizer
+from bnn.training.checkpoints import (
     RunError,
     State,
     check_free,
     claim,
     find_checkpoint,
-    first_lines,
     read_checkpoint,
     restore,
     save_checkpoint,
 )
-from bnn.runtime import Runner
-from bnn.samples import Samples, split
+from bnn.training.diagnostics import advice
+from bnn.training.distributed import World, join
+from bnn.training.loop import Batches, TrainingDiverged, as_tested, evaluate, recalibrates, train_epoch
+from bnn.training.reports import Row, draw_curves, layers_csv, metrics_csv, write_events
+from bnn.training.samples import Samples, split
 
 __all__ = [
     "Result",
@@ -100,7 +100,7 @@ def train(
         force: start anew in a folder that holds another run.
         on_step: called with (steps done, steps in all) now and then, for a progress bar.
         on_epoch: called with the epoch's row of metrics.
-        on_advice: called with a line for whatever looks wrong in an epoch; see `bnn.diagnostics.advice`.
+        on_advice: called with a line for whatever looks wrong in an epoch; see `diagnostics.advice`.
 
     Raises:
         RunError: `out` holds another run, or one that does not fit.

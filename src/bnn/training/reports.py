@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bnn.diagnostics import SHARES, LayerState
+from bnn.training.diagnostics import SHARES, LayerState
 
 __all__ = ["METRICS", "Row", "draw_curves", "layers_csv", "metrics_csv", "write_events"]
 

@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
-from bnn.building import check_device
+from bnn.config import ConfigError
+from bnn.errors import first_lines
 
-__all__ = ["World", "join"]
+__all__ = ["World", "check_device", "join"]
 
 T = TypeVar("T")
 
@@ -115,3 +116,11 @@ def join(device: str) -> Iterator[World]:
         yield World(distributed.get_rank(), distributed.get_world_size(), here)
     finally:
         distributed.destroy_process_group()
+
+
+def check_device(name: str) -> None:
+    """Raises ConfigError if there is no such device here."""
+    try:
+        torch.zeros(1, device=name).item()  # which the device "meta" has none of
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device = {name!r} cannot be used: {first_lines(error)}") from error

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bnn.building import LOSSES, autocast
 from bnn.config import ConfigError, TrainConfig
-from bnn.diagnostics import SHARES, LatentWatch, LayerState, overall
-from bnn.distributed import World
 from bnn.freezing import freeze, recalibrate
-from bnn.losses import squared_hinge
-from bnn.reports import Row
-from bnn.runs import State
-from bnn.samples import EVALUATION_BATCH, Samples, shuffled
+from bnn.training.building import LOSSES, autocast
+from bnn.training.checkpoints import State
+from bnn.training.diagnostics import SHARES, LatentWatch, LayerState, overall
+from bnn.training.distributed import World
+from bnn.training.losses import squared_hinge
+from bnn.training.reports import Row
+from bnn.training.samples import EVALUATION_BATCH, Samples, shuffled
 
 __all__ = ["Batches", "TrainingDiverged", "as_tested", "evaluate", "recalibrates", "train_epoch"]
 

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from bnn.config import ConfigError, TrainConfig
-from bnn.diagnostics import LayerState
+from bnn.errors import first_lines
 from bnn.files import leftovers, write_atomically
-from bnn.reports import Row
+from bnn.training.diagnostics import LayerState
+from bnn.training.reports import Row
 
 __all__ = [
     "RunError",
@@ -19,7 +20,6 @@ __all__ = [
     "check_free",
     "claim",
     "find_checkpoint",
-    "first_lines",
     "read_checkpoint",
     "restore",
     "save_checkpoint",
@@ -151,8 +151,3 @@ def restore(content: dict[str, Any], state: State, out: Path) -> None:
         state.layers[:] = [[LayerState(**layer) for layer in layers] for layers in content["layers"]]
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise RunError(f"{out / CHECKPOINT} is of another architecture: {first_lines(error)}") from error
-
-
-def first_lines(error: Exception) -> str:
-    """The first two lines of an error as one: PyTorch's first often ends in a colon."""
-    return " ".join(line.strip() for line in (str(error).splitlines() or [type(error).__name__])[:2])
