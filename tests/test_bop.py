@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bnn.binarize import binarize, latent_parameters
+from bnn.binarization import binarize, latent_parameters
 from bnn.data import load_dataset
 from bnn.freezing import freeze
 from bnn.functional import approx_ste, sign
 from bnn.optim import Bop
 from bnn.packed.nodes import Linear
-from bnn.packing.pack import pack
+from bnn.packing.packing import pack
 from bnn.quantizers import Sign
 
 

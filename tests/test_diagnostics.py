@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from bnn.binarize import binarize, latent_parameters
+from bnn.binarization import binarize, latent_parameters
 from bnn.config import TrainConfig
 from bnn.training.diagnostics import OFTEN, SHARES, WINDOW, LatentWatch, LayerState, advice, overall
 from bnn.training.reports import layers_csv

@@ -13,7 +13,7 @@ from helpers import one_of_each, random_pixels
 
 import bnn
 from bnn.data import load_dataset
-from bnn.summary import layer_costs
+from bnn.packed.costs import layer_costs
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(DOCS.glob("*.md"))

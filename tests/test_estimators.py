@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bnn.binarize import binarize, latent_parameters, load_float_state_dict
+from bnn.binarization import binarize, latent_parameters, load_float_state_dict
 from bnn.freezing import freeze
 from bnn.functional import (
     StraightThrough,
@@ -28,7 +28,7 @@ from bnn.functional import (
     without_copy,
 )
 from bnn.packed.nodes import Linear, PackedWeight
-from bnn.packing.pack import pack
+from bnn.packing.packing import pack
 from bnn.quantizers import (
     DoReFa,
     MagnitudeAwareSign,

@@ -10,11 +10,11 @@ from helpers import every_engine, random_pixels
 from torch import Tensor, nn
 from torch_helpers import randomise
 
-from bnn.binarize import binarize
+from bnn.binarization import binarize
 from bnn.freezing import freeze
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import Threshold
-from bnn.packing.pack import pack
+from bnn.packing.packing import pack
 from bnn.quantizers import Sign
 from bnn.runtime import ENGINES, Runner
 

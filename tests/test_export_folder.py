@@ -19,10 +19,10 @@ from bnn.cli import main
 from bnn.config import TrainConfig
 from bnn.export import export
 from bnn.export.folder import make
+from bnn.packed.costs import packed_summary
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import ReLU
 from bnn.runtime import Runner
-from bnn.summary import packed_summary
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ from bnn.packed.nodes import (
     Softmax,
     Threshold,
 )
-from bnn.packing.pack import pack
+from bnn.packing.packing import pack
 from bnn.quantizers import Sign as SignModule
 from bnn.runtime import Runner, reference
 from bnn.training.run import train

@@ -19,9 +19,9 @@ from web_models import conv_net, mlp
 from bnn.cli import main
 from bnn.export import ExportError, export, web
 from bnn.export.web import document, wasm
+from bnn.packed.costs import packed_summary
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import Flatten, Linear
-from bnn.summary import packed_summary
 
 
 class Elements(HTMLParser):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch_helpers import Detached, ScaledSign, mlp
 
-from bnn.binarize import BinaryLinear, binarize
+from bnn.binarization import BinaryLinear, binarize
 from bnn.freezing import freeze
 from bnn.functional import hard_sigmoid, sign
 from bnn.quantizers import Sign, StochasticSign

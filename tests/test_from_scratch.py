@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bnn.binarize import binarize as binarize_module
+from bnn.binarization import binarize as binarize_module
 from bnn.from_scratch import (
     accuracy,
     binarize,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch_helpers import Recurrent, ScaledSign, Tied, attention, conv_net, mlp
 
-from bnn.binarize import BinaryConv2d, binarize, named_latent_parameters
+from bnn.binarization import BinaryConv2d, binarize, named_latent_parameters
 from bnn.freezing import freeze
 from bnn.functional import sign
 from bnn.quantizers import Sign, StochasticSign

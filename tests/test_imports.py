@@ -21,7 +21,6 @@ NUMPY_SIDE = [
     "packed",
     "bits",
     "runtime",
-    "summary",
     "export",
     "config",
     "data",
@@ -33,15 +32,15 @@ TORCH_SIDE = [
     "quantizers",
     "optim",
     "parametrization",
-    "binarize",
+    "binarization",
     "models",
     "packing",
     "freezing",
-    "model_summary",
+    "counting",
     "training",
     "studies",
 ]
-FACE = ["__init__", "cli", "binary_connect_fc_example"]
+FACE = ["summarize", "__init__", "cli", "binary_connect_fc_example"]
 ORDER = [*NUMPY_SIDE, *TORCH_SIDE, *FACE]
 
 
@@ -91,6 +90,18 @@ def test_the_numpy_side_does_not_import_torch(module: str) -> None:
     """No module on the deployment side imports torch, not even inside a function."""
     for path in modules()[module]:
         assert "torch" not in {name.split(".")[0] for name in imports(path)}, path.name
+
+
+def test_the_face_has_each_name_from_one_place() -> None:
+    """What type checkers see of `bnn` is what is there when it runs, from the same modules."""
+    seen = {
+        alias.asname: node.module
+        for node in ast.walk(ast.parse((SOURCE / "__init__.py").read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname == alias.name
+    }
+    assert seen == bnn._HOME
 
 
 def test_a_model_runs_without_torch(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnn.binarize import (
+from bnn.binarization import (
     BinaryLinear,
     binarize,
     latent_parameters,

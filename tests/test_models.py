@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from bnn import models
-from bnn.binarize import binarize, latent_parameters
+from bnn.binarization import binarize, latent_parameters
 from bnn.freezing import freeze
-from bnn.packing.pack import pack
+from bnn.packing.packing import pack
 from bnn.runtime import Runner
 from bnn.training.losses import squared_hinge
 

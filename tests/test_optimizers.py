@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnn.binarize import binarize, clip_latent_weights, latent_parameters, scaled_parameter_groups
+from bnn.binarization import binarize, clip_latent_weights, latent_parameters, scaled_parameter_groups
 
 
 @pytest.fixture(autouse=True)

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_helpers import Detached, ScaledSign, randomise
 
-from bnn.binarize import binarize
+from bnn.binarization import binarize
 from bnn.freezing import freeze
 from bnn.functional import sign
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import Conv2d, Linear
-from bnn.packing.pack import pack
+from bnn.packing.packing import pack
 from bnn.quantizers import Sign, StochasticSign
 from bnn.runtime import Runner
 

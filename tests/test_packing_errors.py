@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_helpers import Detached
 
-from bnn.binarize import BinaryLinear, binarize
+from bnn.binarization import BinaryLinear, binarize
 from bnn.freezing import freeze
 from bnn.functional import sign
 from bnn.packed.nodes import Conv2d, Linear
-from bnn.packing import pack as packing
+from bnn.packing import packing
 from bnn.packing.aten import OPERATIONS
-from bnn.packing.pack import pack
+from bnn.packing.packing import pack
 from bnn.packing.weights import PackWarning
 
 IMAGE, FEATURES = torch.zeros(1, 4, 6, 6), torch.zeros(1, 8)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnn.binarize import binarize
+from bnn.binarization import binarize
 from bnn.functional import clipped_ste, identity_ste, sign
 from bnn.quantizers import Sign, StochasticSign
 

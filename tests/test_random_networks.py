@@ -10,9 +10,9 @@ from helpers import random_pixels
 from torch import Tensor, nn
 from torch_helpers import randomise
 
-from bnn.binarize import binarize
+from bnn.binarization import binarize
 from bnn.freezing import freeze
-from bnn.packing.pack import pack
+from bnn.packing.packing import pack
 from bnn.quantizers import Sign
 from bnn.runtime import Runner
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from bnn.binarize import BinaryLinear, clip_latent_weights, latent_parameters
+from bnn.binarization import BinaryLinear, clip_latent_weights, latent_parameters
 from bnn.freezing import freeze, recalibrate
 from bnn.quantizers import StochasticSign
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from bnn.config import TrainConfig
 from bnn.data import Dataset
-from bnn.training import train as training
+from bnn.training import run as training
 from bnn.training.run import train
 
 CLASSES = tuple("abcdefghij")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from bnn.binarize import binarize, latent_parameters
+from bnn.binarization import binarize, latent_parameters
 from bnn.functional import sign
 from bnn.quantizers import Sign, StochasticSign
 

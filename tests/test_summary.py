@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from torch_helpers import ScaledSign, Tied
 
 import bnn
-from bnn.binarize import binarize
+from bnn.binarization import binarize
 from bnn.cli import main
 from bnn.freezing import freeze
 from bnn.functional import sign
 from bnn.models import binaryconnect_cnn
-from bnn.packing.pack import pack
+from bnn.packed.costs import LayerCost, Summary
+from bnn.packing.packing import pack
 from bnn.quantizers import Sign, StochasticSign
 from bnn.runtime import Runner
-from bnn.summary import LayerCost, Summary, summary
+from bnn.summarize import summary
 
 
 @pytest.fixture(autouse=True)
@@ -825,9 +826,9 @@ def test_packed_products_by_hand() -> None:
     assert all(found[name].macs == 0 for name in found if name not in ("stem", "conv", "logits"))
 
 
-@pytest.mark.parametrize("first", ["", "import bnn.summary", "bnn.summary; import bnn.summary"])
-def test_the_name_is_function_and_module(first: str, tmp_path) -> None:
-    """`bnn.summary(...)` works whether or not the module of that name has been imported."""
+@pytest.mark.parametrize("first", ["", "import bnn.summarize", "bnn.summary; import bnn.summarize"])
+def test_the_name_is_the_function(first: str, tmp_path) -> None:
+    """`bnn.summary(...)` works whether or not the module behind it has been imported."""
     one_of_each().save(tmp_path / "m.bnn")
     program = f"import sys, bnn; {first}\nprint(bnn.summary(bnn.PackedModel.load(sys.argv[1])).macs)"
     done = subprocess.run(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bnn.binarize import binarize, latent_parameters, named_latent_parameters
+from bnn.binarization import binarize, latent_parameters, named_latent_parameters
 from bnn.functional import clipped_ste, sign
 from bnn.quantizers import Sign, StochasticSign
 

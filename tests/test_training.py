@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from bnn.binarize import latent_parameters
+from bnn.binarization import latent_parameters
 from bnn.config import ConfigError, TrainConfig
 from bnn.data import load_dataset
 from bnn.freezing import freeze
 from bnn.runtime import load
-from bnn.training import train as training
+from bnn.training import run as training
 from bnn.training.building import build, lr_factor, make_optimizer
 from bnn.training.checkpoints import State
 from bnn.training.distributed import World

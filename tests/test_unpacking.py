@@ -31,7 +31,7 @@ from bnn.packed.nodes import (
     Sign,
     Threshold,
 )
-from bnn.packing.pack import pack
+from bnn.packing.packing import pack
 from bnn.packing.unpacking import Normalised, to_torch
 from bnn.runtime import Runner
 

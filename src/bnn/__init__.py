@@ -9,7 +9,7 @@
     net = bnn.load("model.bnn")            # this much needs no PyTorch
     net.predict(images)
 
-`import bnn` loads numpy only; each name is imported when it is first used.
+`import bnn` is instant: each name is imported when it is first used.
 """
 
 from importlib import import_module
@@ -17,120 +17,81 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    from bnn.binarize import (
-        BinaryConv1d,
-        BinaryConv2d,
-        BinaryConv3d,
-        BinaryLinear,
-        binarize,
-        clip_latent_weights,
-        latent_parameters,
-        load_float_state_dict,
-        scaled_parameter_groups,
-    )
-    from bnn.data import load_dataset
-    from bnn.freezing import freeze, recalibrate
-    from bnn.optim import Bop
-    from bnn.packed.model import PackedModel
-    from bnn.packed.serialization import FormatError
-    from bnn.packing.pack import pack
-    from bnn.packing.unpacking import to_torch
-    from bnn.quantizers import (
-        DoReFa,
-        MagnitudeAwareSign,
-        ProgressiveSign,
-        Sign,
-        StochasticSign,
-        Ternary,
-        set_progress,
-    )
-    from bnn.runtime import Runner, load
-    from bnn.summary import summary
+if TYPE_CHECKING:  # for type checkers and editors; a test holds it to the names below
+    from bnn.binarization import BinaryConv1d as BinaryConv1d
+    from bnn.binarization import BinaryConv2d as BinaryConv2d
+    from bnn.binarization import BinaryConv3d as BinaryConv3d
+    from bnn.binarization import BinaryLinear as BinaryLinear
+    from bnn.binarization import binarize as binarize
+    from bnn.binarization import clip_latent_weights as clip_latent_weights
+    from bnn.binarization import latent_parameters as latent_parameters
+    from bnn.binarization import load_float_state_dict as load_float_state_dict
+    from bnn.binarization import scaled_parameter_groups as scaled_parameter_groups
+    from bnn.data import load_dataset as load_dataset
+    from bnn.freezing import freeze as freeze
+    from bnn.freezing import recalibrate as recalibrate
+    from bnn.optim import Bop as Bop
+    from bnn.packed import FormatError as FormatError
+    from bnn.packed import PackedModel as PackedModel
+    from bnn.packing import pack as pack
+    from bnn.packing import to_torch as to_torch
+    from bnn.quantizers import DoReFa as DoReFa
+    from bnn.quantizers import MagnitudeAwareSign as MagnitudeAwareSign
+    from bnn.quantizers import ProgressiveSign as ProgressiveSign
+    from bnn.quantizers import Sign as Sign
+    from bnn.quantizers import StochasticSign as StochasticSign
+    from bnn.quantizers import Ternary as Ternary
+    from bnn.quantizers import set_progress as set_progress
+    from bnn.runtime import Runner as Runner
+    from bnn.runtime import load as load
+    from bnn.summarize import summary as summary
 
-_HOME = {
-    # deployment: numpy
-    "FormatError": "bnn.packed.serialization",
-    "PackedModel": "bnn.packed.model",
-    "Runner": "bnn.runtime",
-    "load": "bnn.runtime",
-    "load_dataset": "bnn.data",
-    "summary": "bnn.summary",
-    # training: torch
-    "BinaryConv1d": "bnn.binarize",
-    "BinaryConv2d": "bnn.binarize",
-    "BinaryConv3d": "bnn.binarize",
-    "BinaryLinear": "bnn.binarize",
-    "Bop": "bnn.optim",
-    "DoReFa": "bnn.quantizers",
-    "MagnitudeAwareSign": "bnn.quantizers",
-    "ProgressiveSign": "bnn.quantizers",
-    "Sign": "bnn.quantizers",
-    "StochasticSign": "bnn.quantizers",
-    "Ternary": "bnn.quantizers",
-    "binarize": "bnn.binarize",
-    "clip_latent_weights": "bnn.binarize",
-    "freeze": "bnn.freezing",
-    "latent_parameters": "bnn.binarize",
-    "load_float_state_dict": "bnn.binarize",
-    "pack": "bnn.packing",
-    "recalibrate": "bnn.freezing",
-    "scaled_parameter_groups": "bnn.binarize",
-    "set_progress": "bnn.quantizers",
-    "to_torch": "bnn.packing",
+_DEPLOYMENT = {  # numpy
+    "bnn.data": ["load_dataset"],
+    "bnn.packed": ["FormatError", "PackedModel"],
+    "bnn.runtime": ["Runner", "load"],
+    "bnn.summarize": ["summary"],
 }
+_TRAINING = {  # torch
+    "bnn.binarization": [
+        "BinaryConv1d",
+        "BinaryConv2d",
+        "BinaryConv3d",
+        "BinaryLinear",
+        "binarize",
+        "clip_latent_weights",
+        "latent_parameters",
+        "load_float_state_dict",
+        "scaled_parameter_groups",
+    ],
+    "bnn.freezing": ["freeze", "recalibrate"],
+    "bnn.optim": ["Bop"],
+    "bnn.packing": ["pack", "to_torch"],
+    "bnn.quantizers": [
+        "DoReFa",
+        "MagnitudeAwareSign",
+        "ProgressiveSign",
+        "Sign",
+        "StochasticSign",
+        "Ternary",
+        "set_progress",
+    ],
+}
+_HOME = {name: home for homes in (_DEPLOYMENT, _TRAINING) for home, names in homes.items() for name in names}
 
-__all__ = [
-    "BinaryConv1d",
-    "BinaryConv2d",
-    "BinaryConv3d",
-    "BinaryLinear",
-    "Bop",
-    "DoReFa",
-    "FormatError",
-    "MagnitudeAwareSign",
-    "PackedModel",
-    "ProgressiveSign",
-    "Runner",
-    "Sign",
-    "StochasticSign",
-    "Ternary",
-    "binarize",
-    "clip_latent_weights",
-    "freeze",
-    "latent_parameters",
-    "load",
-    "load_dataset",
-    "load_float_state_dict",
-    "pack",
-    "recalibrate",
-    "scaled_parameter_groups",
-    "set_progress",
-    "summary",
-    "to_torch",
-]
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'bnn' has no attribute {name!r}")
-    home = _HOME[name]
-    if home in _TORCH_SIDE:
+    if _HOME[name] in _TRAINING:
         from bnn.errors import require
 
         require("torch", "train")
-    value = getattr(import_module(home), name)
+    value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value
-
-
-_TORCH_SIDE = {
-    "bnn.binarize",
-    "bnn.freezing",
-    "bnn.optim",
-    "bnn.packing",
-    "bnn.quantizers",
-}
 
 
 def __dir__() -> list[str]:

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn.bench.machine import instruction_sets
+from bnn.packed.costs import layer_costs
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import INPUT, Conv2d, InputContract, Linear, Node, PackedWeight, ReLU, Shape, Sign
 from bnn.runtime.reference import Activations, quantizes
 from bnn.runtime.threads import available_cores
-from bnn.summary import layer_costs
 
 __all__ = ["Case", "model_cases", "select", "standard_cases"]
 

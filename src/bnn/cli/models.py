@@ -11,10 +11,10 @@ import numpy as np
 from bnn.cli.text import listed, numbers, percent
 from bnn.data import load_dataset
 from bnn.export import TARGETS, export
+from bnn.packed.costs import packed_summary
 from bnn.packed.model import PackedModel, model_file
 from bnn.runtime import Runner, load
 from bnn.runtime.images import read_image
-from bnn.summary import packed_summary
 
 __all__ = ["load_model", "run_eval", "run_export", "run_info", "run_predict"]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bnn.export.target import Export
+from bnn.packed.costs import Summary, packed_summary
 from bnn.packed.model import MODEL_FILE, PackedModel
-from bnn.summary import Summary, packed_summary
 
 __all__ = ["make"]
 

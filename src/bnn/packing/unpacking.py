@@ -1,4 +1,4 @@
-"""to_torch(): a packed model becomes a PyTorch model of stock modules. The way back from `bnn.packing.pack`.
+"""to_torch(): a packed model becomes a PyTorch model of stock modules. The way back from `pack`.
 
 Every node is one module, at the path that is the node's name, and `forward` is the graph: a
 `torch.fx.GraphModule`, whose `.code` can be read. What surrounds a node has names of its own:

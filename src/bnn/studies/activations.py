@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bnn.binarize import binarize, latent_parameters
+from bnn.binarization import binarize, latent_parameters
 from bnn.data import load_dataset
 from bnn.freezing import freeze
 from bnn.functional import StraightThrough, clipped_ste, identity_ste, sign, tanh_ste
-from bnn.packing.pack import pack
+from bnn.packing.packing import pack
 from bnn.quantizers import Sign, StochasticSign
 from bnn.runtime import Runner
 from bnn.studies.figures import PALETTE, figure

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bnn import models
-from bnn.binarize import binarize, clip_latent_weights, latent_parameters, scaled_parameter_groups
+from bnn.binarization import binarize, clip_latent_weights, latent_parameters, scaled_parameter_groups
 from bnn.config import ConfigError, TrainConfig, nearest
 from bnn.quantizers import Sign, StochasticSign
 from bnn.training.losses import squared_hinge

@@ -16,7 +16,7 @@ from math import gcd
 import torch
 from torch import Tensor, nn
 
-from bnn.binarize import named_latent_parameters
+from bnn.binarization import named_latent_parameters
 
 __all__ = ["SHARES", "LatentWatch", "LayerState", "advice", "overall"]
 

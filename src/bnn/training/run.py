@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from bnn.binarize import latent_parameters
+from bnn.binarization import latent_parameters
 from bnn.config import TrainConfig
 from bnn.data import DATASETS, Dataset, load_dataset
 from bnn.errors import first_lines
 from bnn.files import replacing, write_atomically
 from bnn.freezing import freeze
 from bnn.packed.model import PackedModel
-from bnn.packing.pack import pack
+from bnn.packing.packing import pack
 from bnn.runtime import Runner
 from bnn.training.building import LOSSES, build, lr_factor, make_optimizer
 from bnn.training.checkpoints import (

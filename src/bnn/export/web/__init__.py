@@ -7,9 +7,9 @@ from bnn.export import c
 from bnn.export.target import Export, ExportError
 from bnn.export.web.document import assemble
 from bnn.export.web.wasm import Builds, compile_builds, find_tools
+from bnn.packed.costs import Summary, packed_summary
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import Softmax
-from bnn.summary import Summary, packed_summary
 
 __all__ = ["make"]
 

@@ -10,7 +10,7 @@ from string import Template
 from typing import Any
 
 from bnn.export.web.wasm import Builds
-from bnn.summary import Summary
+from bnn.packed.costs import Summary
 
 __all__ = ["assemble"]
 

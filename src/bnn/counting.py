@@ -23,11 +23,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bnn.binarize import named_latent_parameters
+from bnn.binarization import named_latent_parameters
 from bnn.freezing import freeze
+from bnn.packed.costs import FLOAT, FLOAT_SIGN, MACS_KINDS, SIGN_SIGN, LayerCost, Summary
 from bnn.packed.nodes import PackedWeight, Shape
 from bnn.packing.weights import PackWarning, pack_weight
-from bnn.summary import FLOAT, FLOAT_SIGN, MACS_KINDS, SIGN_SIGN, LayerCost, Summary
 
 __all__ = ["module_summary"]
 

@@ -11,24 +11,20 @@ is not counted. There are three kinds, by what is multiplied:
     float         everything else
 """
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from math import prod
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from bnn.errors import require
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import Conv2d, Linear, Node, PackedWeight, Shape
-from bnn.runtime import Runner
 from bnn.tables import numeric_columns, table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MACS_KINDS", "LayerCost", "Summary", "layer_costs", "packed_summary", "summary"]
+__all__ = ["MACS_KINDS", "LayerCost", "Summary", "layer_costs", "packed_summary"]
 
 MACS_KINDS = SIGN_SIGN, FLOAT_SIGN, FLOAT = ("±1 x ±1", "float x ±1", "float")
 
@@ -213,33 +209,6 @@ def _number(n: int) -> str:
     return f"{n:,}" if n else ""
 
 
-def summary(model: Any, x: Any = None, *, batch_axis: int | None = 0) -> Summary:
-    """Parameters, bytes and multiply-accumulates of each layer of a model.
-
-    A PyTorch model is run once on `x`: a copy of it, frozen and in eval mode, so that the model stays as it
-    is. Every product of that forward is counted, in layers and between them, and the sum divided by the
-    length of the batch. Weights that `pack` would pack count as one-bit, in layers that it does not know yet
-    as well. Inputs of a layer are ±1 if the values that arrive are: `x` should be a batch of real ones.
-
-    Args:
-        model: any nn.Module; or a PackedModel or Runner, whose graph has all that is asked.
-        x: what the module takes: a tensor, or a tuple of tensors, on its device.
-        batch_axis: of the first tensor. None: x is one sample.
-
-    Raises:
-        ValueError: the model is neither; the module does not take x; its layers see another batch than x
-            has; there is nothing to count.
-    """
-    if isinstance(model, Runner):
-        model = model.model
-    if isinstance(model, PackedModel):
-        return packed_summary(model)
-    require("torch", "train")
-    # By name: this side must not depend on that one, and whoever comes here with a module has it.
-    of_module: Summary = import_module("bnn.model_summary").module_summary(model, x, batch_axis)
-    return of_module
-
-
 # --- packed models ----------------------------------------------------------------------------------------
 
 
@@ -274,12 +243,3 @@ def _cost(model: PackedModel, node: Node) -> LayerCost:
         float_bytes=4 * (one_bit + floats),
         macs_by_kind=macs,
     )
-
-
-class _CallableModule(ModuleType):
-    # `bnn.summary` is both the function and, once imported, this module: see `bnn.binarize`.
-    def __call__(self, *args: Any, **kwargs: Any) -> Summary:
-        return summary(*args, **kwargs)
-
-
-sys.modules[__name__].__class__ = _CallableModule

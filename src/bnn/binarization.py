@@ -9,10 +9,8 @@ weight is the very parameter object that was there before: an optimizer made ear
 """
 
 import difflib
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod
-from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -308,13 +306,3 @@ def load_float_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None
         if isinstance(module, Binarized):
             quantizers |= {f"{path}.{key}": value for key, value in module.state_dict().items()}
     model.load_state_dict(quantizers | {latent_key.get(key, key): value for key, value in state.items()})
-
-
-class _CallableModule(ModuleType):
-    # `bnn.binarize` is both the function and, once imported, this module: Python sets the package's
-    # attribute to the submodule. Calling either must do the same.
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return binarize(*args, **kwargs)
-
-
-sys.modules[__name__].__class__ = _CallableModule
