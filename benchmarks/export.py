@@ -30,7 +30,7 @@ from bnn.packed.model import PackedModel
 from bnn.runtime import Runner
 from bnn.tables import table
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))  # where c_export is
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))  # where support/ is
 REPEATS = 9
 Array = NDArray[Any]
 
@@ -71,7 +71,7 @@ def run_onnx(model: PackedModel, images: Array) -> Iterator[Row]:
 
 def run_c(model: PackedModel, images: Array) -> Iterator[Row]:
     """Compiled for this machine with -O2, as the tests do; its own predictions."""
-    from c_export import STRICT, in_c
+    from support.c_export import STRICT, in_c
 
     with tempfile.TemporaryDirectory() as folder:
         predicted, scores = in_c(model, images, Path(folder), *STRICT, "-O2")

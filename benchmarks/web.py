@@ -2,7 +2,7 @@
 
     python benchmarks/web.py runs/mnist [--data mnist] [--data-dir DIR] [--n 10000] [--screenshot FILE]
 
-It needs what tests/test_export_web_browser.py needs. Times are the page's own, the least of
+It needs what tests/export/test_export_web_browser.py needs. Times are the page's own, the least of
 fifteen medians.
 """
 
@@ -22,7 +22,7 @@ from bnn.runtime import Runner
 from bnn.tables import table
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from browser import Page, start
+from support.browser import Page, start
 
 BUILDS = ("simd", "scalar")
 HEAD = ["build", "predictions equal", "difference of scores", "µs an inference"]

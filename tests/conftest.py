@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 # Before numpy and torch load: test processes run side by side, and threads of several wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from bnn_files import small
+from support.bnn_files import small
 
 # A slow machine is no failure.
 settings.register_profile("bnn", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import one_of_each
+from support.helpers import one_of_each
 
 import bnn
 
