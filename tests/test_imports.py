@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 from support.helpers import one_of_each
+from support.structure import SOURCE, circles, floors, imported, module_files, modules, room, rooms
 
 import bnn
 
-SOURCE = Path(bnn.__file__).parent
-
-# First to last: a module imports only from those above it. `runtime`, `data` and the like are packages,
-# whose modules may import each other in their own order.
+# First to last: a module or folder of modules imports only from those above it.
 NUMPY_SIDE = [
     "errors",
     "files",
@@ -40,56 +38,45 @@ TORCH_SIDE = [
     "training",
     "studies",
 ]
+NUMPY_TOO = ["packing.folding", "packing.weights"]  # though their package imports torch
 FACE = ["summarize", "__init__", "cli", "binary_connect_fc_example"]
 ORDER = [*NUMPY_SIDE, *TORCH_SIDE, *FACE]
 
 
-def modules() -> dict[str, list[Path]]:
-    """The files of each module or package of `bnn`, by its first name."""
-    found: dict[str, list[Path]] = {}
-    for path in sorted(SOURCE.rglob("*.py")):
-        found.setdefault(path.relative_to(SOURCE).parts[0].removesuffix(".py"), []).append(path)
-    return found
-
-
-def imports(path: Path) -> set[str]:
-    """Dotted names of what a file imports, anywhere in it; `from bnn import x` counts as bnn.x."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            assert node.module is not None
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return found
-
-
-def own(path: Path) -> set[str]:
-    """The modules of `bnn` that a file imports, by their first names; any other name is from `__init__`."""
-    names = {name.split(".")[1] for name in imports(path) if name.startswith("bnn.")}
-    return {name if name in modules() else "__init__" for name in names}
-
-
 def test_every_module_has_its_place() -> None:
     """The order above names every module, so a new one has to find its place in it."""
-    assert set(modules()) <= set(ORDER), "put the new module into the order of tests/test_imports.py"
+    assert set(rooms()) == set(ORDER), "put the new module into the order of tests/test_imports.py"
     assert len(ORDER) == len(set(ORDER))
 
 
-@pytest.mark.parametrize("module", [name for name in ORDER if name in modules()])
+@pytest.mark.parametrize("module", ORDER)
 def test_imports_run_one_way(module: str) -> None:
-    """A module imports only from those above it: there are no circles."""
-    above = {*ORDER[: ORDER.index(module)], module}
-    for path in modules()[module]:
-        assert own(path) <= above, f"{path.name} imports from below: {sorted(own(path) - above)}"
+    """A module imports only from those above it."""
+    above = set(ORDER[: ORDER.index(module)])
+    assert rooms()[module] <= above, f"imports from below: {sorted(rooms()[module] - above)}"
 
 
-@pytest.mark.parametrize("module", [name for name in NUMPY_SIDE if name in modules()])
-def test_the_numpy_side_does_not_import_torch(module: str) -> None:
+def test_there_are_no_circles() -> None:
+    """Neither folders nor single modules import each other in a circle; rooms and floors stay few."""
+    assert circles(rooms()) == []
+    assert circles(modules()) == []
+    assert len(rooms()) <= 28
+    assert len(floors(rooms())) <= 11
+
+
+def test_circles_and_floors_are_found() -> None:
+    """On a graph that has them."""
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"d"}, "e": set[str]()}
+    assert sorted(map(sorted, circles(graph))) == [["b", "c"], ["d"]]
+    assert floors({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == [{"c"}, {"b"}, {"a"}]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in module_files() if room(name) in NUMPY_SIDE or name in NUMPY_TOO]
+)
+def test_the_numpy_side_does_not_import_torch(name: str) -> None:
     """No module on the deployment side imports torch, not even inside a function."""
-    for path in modules()[module]:
-        assert "torch" not in {name.split(".")[0] for name in imports(path)}, path.name
+    assert "torch" not in {found.split(".")[0] for found in imported(module_files()[name])}
 
 
 def test_the_face_has_each_name_from_one_place() -> None:
