@@ -111,3 +111,24 @@ net.model.save(sys.argv[1])
     )
     assert result.returncode == 0, result.stderr
     assert len(eval(result.stdout)) == 2
+
+
+@pytest.mark.parametrize("other", ["bnn-0.1.2.dist-info", "bnn_lab-1.0.0.dist-info"])
+def test_a_namesake_beside_it_is_named(tmp_path: Path, other: str) -> None:
+    """`import bnn` says in one line that another distribution of that name lies in the same folder."""
+    (tmp_path / "bnn").symlink_to(SOURCE, target_is_directory=True)
+
+    def imports() -> str:
+        program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import bnn; print(bnn.__version__)"
+        # -S: without the finder of an editable installation, which would be asked first
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", program], capture_output=True, text=True, timeout=60
+        )
+        assert done.stdout == f"{bnn.__version__}\n", done.stderr
+        return done.stderr
+
+    assert imports() == ""
+    (tmp_path / other).mkdir()
+    line, *source = imports().splitlines()
+    assert f"RuntimeWarning: {other} in {tmp_path} has a package `bnn` too" in line
+    assert len(source) <= 1

@@ -12,7 +12,9 @@
 `import bnn` is instant: each name is imported when it is first used.
 """
 
+import warnings
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -96,3 +98,18 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _warn_of_namesakes() -> None:
+    """Says in one line if another distribution that imports as `bnn` lies in the same folder."""
+    site = Path(__file__).parent.parent
+    for found in [*site.glob("bnn-*.dist-info"), *site.glob("bnn_lab-*.dist-info")]:
+        warnings.warn(
+            f"{found.name} in {site} has a package `bnn` too, and one replaces files of the other: "
+            "pip uninstall bnn bnn-lab, then pip install --force-reinstall binaryconnect",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+_warn_of_namesakes()
