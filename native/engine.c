@@ -1,22 +1,6 @@
 /* Runs a graph over a caller's arena, in parts that several threads may share. */
 
-#include "engine.h"
-
-char *bnn_address(const bnn_plan *plan, const bnn_batch *batch, int32_t value)
-{
-    if (value == 0) return (char *)(uintptr_t)batch->input; /* only read */
-    if (value == plan->nodes[plan->n_nodes - 1].output) return (char *)batch->output;
-    return (char *)batch->arena + (size_t)batch->rows * plan->values[value].offset;
-}
-
-void bnn_finish_row(const bnn_job *j, int32_t row, bnn_dtype dtype, const void *at, int32_t first,
-                    int32_t count)
-{
-    const bnn_sums sums = {dtype, at, 0, NULL,
-                           j->row_scales ? j->row_scales + row / bnn_places(j->out) : NULL};
-    j->plan->kernels->finish(&j->node->finish, &sums, j->out->dtype, first, count,
-                             j->y + (size_t)row * bnn_pixel_bytes(j->out));
-}
+#include "job.h"
 
 void bnn_run_part(const bnn_plan *plan, const bnn_batch *batch, int32_t step, int32_t part)
 {
@@ -30,7 +14,7 @@ void bnn_run_part(const bnn_plan *plan, const bnn_batch *batch, int32_t step, in
     j.x = bnn_address(plan, batch, node->inputs[0]);
     j.y = bnn_address(plan, batch, node->output);
     j.row_scales = NULL;
-    j.w = bnn_work_of(plan, node, batch->rows, batch->parts);
+    j.layout = bnn_layout_of(plan, node, batch->rows, batch->parts);
     j.scratch = (char *)batch->arena + plan->row_bytes * (size_t)batch->rows + batch->scratch * (size_t)part;
     j.first = 0;
     j.count = j.out->channels;

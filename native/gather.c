@@ -1,7 +1,7 @@
 /* The rows of a product that do not lie in its input as they are: windows gathered into patches,
  * [tap][channel]. */
 
-#include "engine.h"
+#include "job.h"
 
 /* Entries `at` to `at + bits` of one row of signs to the beginning of another; what is left of a word is 0.
  */
@@ -45,10 +45,10 @@ static void fill_bits(uint64_t *to, int32_t sign, int32_t bits)
 }
 
 /* The window that one row of the output sees, of one group: [tap][channel]. */
-static void gather(const bnn_node *node, const bnn_value *in, const bnn_work *w, const char *image,
+static void gather(const bnn_node *node, const bnn_value *in, const bnn_layout *layout, const char *image,
                    bnn_place place, int32_t group, char *patch)
 {
-    const size_t pixel = w->pixel, entry = w->entry, tap = w->tap;
+    const size_t pixel = layout->pixel, entry = layout->entry, tap = layout->tap;
     const int32_t top = place.y * node->stride[0] - node->padding[0];
     const int32_t left = place.x * node->stride[1] - node->padding[2];
     const int32_t kw = node->kernel[1], slice = in->channels / node->groups;
@@ -88,16 +88,18 @@ static int32_t whole_windows(const bnn_node *node, const bnn_value *in, const bn
 }
 
 /* As gather does, for several such places: a row of a kernel is one piece of the image. */
-static void gather_whole(const bnn_node *node, const bnn_value *in, const bnn_work *w, const char *image,
-                         bnn_place place, int32_t places, char *patches, size_t patch_stride)
+static void gather_whole(const bnn_node *node, const bnn_value *in, const bnn_layout *layout,
+                         const char *image, bnn_place place, int32_t places, char *patches,
+                         size_t patch_stride)
 {
-    const size_t piece = (size_t)node->kernel[1] * w->tap, step = (size_t)node->stride[1] * w->pixel;
+    const size_t piece = (size_t)node->kernel[1] * layout->tap,
+                 step = (size_t)node->stride[1] * layout->pixel;
     const size_t top = (size_t)(place.y * node->stride[0] - node->padding[0]);
     const size_t left = (size_t)(place.x * node->stride[1] - node->padding[2]);
     int32_t ky, r;
     for (ky = 0; ky < node->kernel[0]; ky++) {
         const char *from =
-            image + ((top + (size_t)(ky * node->dilation[0])) * (size_t)in->width + left) * w->pixel;
+            image + ((top + (size_t)(ky * node->dilation[0])) * (size_t)in->width + left) * layout->pixel;
         char *to = patches + (size_t)ky * piece;
         for (r = 0; r < places; r++, from += step, to += patch_stride) copy_few(to, from, piece);
     }
@@ -105,20 +107,21 @@ static void gather_whole(const bnn_node *node, const bnn_value *in, const bnn_wo
 
 const char *bnn_gather(const bnn_job *j, int32_t row, int32_t n, int32_t group, size_t *stride)
 {
-    char *patches = j->scratch + j->w.patches;
+    char *patches = j->scratch + j->layout.patches;
     bnn_place place;
     int32_t r;
-    *stride = (size_t)(j->node->kernel[0] * j->node->kernel[1]) * j->w.tap;
+    *stride = (size_t)(j->node->kernel[0] * j->node->kernel[1]) * j->layout.tap;
     place = bnn_find_place(j->out, row);
     for (r = 0; r < n;) {
         const char *image = j->x + (size_t)place.sample * j->in->bytes;
         const int32_t whole = bnn_least(n - r, whole_windows(j->node, j->in, j->out, place));
         if (whole > 0) {
-            gather_whole(j->node, j->in, &j->w, image, place, whole, patches + (size_t)r * *stride, *stride);
+            gather_whole(j->node, j->in, &j->layout, image, place, whole, patches + (size_t)r * *stride,
+                         *stride);
             place.x += whole - 1;
             r += whole;
         } else {
-            gather(j->node, j->in, &j->w, image, place, group, patches + (size_t)r * *stride);
+            gather(j->node, j->in, &j->layout, image, place, group, patches + (size_t)r * *stride);
             r++;
         }
         bnn_next_place(j->out, &place);

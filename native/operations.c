@@ -2,7 +2,7 @@
 
 #include <float.h>
 
-#include "engine.h"
+#include "job.h"
 
 static void bits_to_floats(const uint64_t *words, int32_t n, float *y)
 {
@@ -17,7 +17,7 @@ static void run_map(const bnn_job *j, int32_t row, int32_t rows)
     for (r = row; r < row + rows; r++) {
         const void *x = j->x + (size_t)r * pixel;
         if (BNN_IS(j->in->dtype, BNN_BITS) && BNN_HAS(BNN_F32)) {
-            float *y = (float *)(void *)(j->scratch + j->w.row);
+            float *y = (float *)(void *)(j->scratch + j->layout.row);
             bits_to_floats((const uint64_t *)x, j->in->channels, y);
             bnn_finish_row(j, r, BNN_F32, y, 0, j->in->channels);
         } else {
@@ -32,7 +32,7 @@ static void quantize_sample(const bnn_job *j, const void *x, int8_t *y, float *s
     const int32_t n = bnn_entries(j->in);
     const float *from = (const float *)x;
     if (BNN_IS(j->in->dtype, BNN_F64)) {
-        float *narrow = (float *)(void *)(j->scratch + j->w.row);
+        float *narrow = (float *)(void *)(j->scratch + j->layout.row);
         int32_t k;
         for (k = 0; k < n; k++) narrow[k] = (float)((const double *)x)[k];
         from = narrow;

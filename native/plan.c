@@ -1,6 +1,6 @@
 /* From nodes and values to a plan: everything is checked, and values are placed in the arena. */
 
-#include "engine.h"
+#include "job.h"
 
 const char *bnn_status_text(bnn_status status)
 {

@@ -1,13 +1,13 @@
 /* Products: rows are gathered, tables made, kernels called, and sums finished, a few rows at a time. */
 
-#include "engine.h"
+#include "job.h"
 
 /* The rows [row, row + n) of one group, where they lie or gathered, and the bytes from one to the next. */
 static const char *rows_of(const bnn_job *j, int32_t row, int32_t n, int32_t group, size_t *stride)
 {
     if (BNN_GATHERS && !bnn_is_pointwise(j->node)) return bnn_gather(j, row, n, group, stride);
-    *stride = j->w.pixel;
-    return j->x + (size_t)row * j->w.pixel;
+    *stride = j->layout.pixel;
+    return j->x + (size_t)row * j->layout.pixel;
 }
 
 static const void *border_values(const bnn_border *border, bnn_place place, int32_t outputs, size_t entry)
@@ -32,7 +32,7 @@ static void finish_integers(const bnn_job *j, int32_t row, int32_t rows, const i
                 (const int32_t *)border_values(&node->border, place, j->out->channels, sizeof(int32_t)) +
                 first;
         j->plan->kernels->finish(&node->finish, &sums, j->out->dtype, first, count, j->y + (size_t)r * pixel);
-        sums.at = at + (size_t)(r + 1 - row) * (size_t)j->w.sum_ld;
+        sums.at = at + (size_t)(r + 1 - row) * (size_t)j->layout.sum_ld;
         bnn_next_place(j->out, &place);
     }
 }
@@ -43,17 +43,17 @@ static void run_bits(const bnn_job *j, int32_t row, int32_t rows)
     const bnn_node *node = j->node;
     const int32_t outputs = j->out->channels, per_group = outputs / node->groups;
     const int32_t n = node->kernel[0] * node->kernel[1] * (j->in->channels / node->groups);
-    const size_t group_bytes = kernels->bits_bytes(per_group, j->w.inner);
-    int32_t *sums = (int32_t *)(void *)(j->scratch + j->w.sums);
-    const size_t ld = (size_t)j->w.sum_ld;
+    const size_t group_bytes = kernels->bits_bytes(per_group, j->layout.inner);
+    int32_t *sums = (int32_t *)(void *)(j->scratch + j->layout.sums);
+    const size_t ld = (size_t)j->layout.sum_ld;
     size_t stride;
     int32_t group, o;
     if (node->groups == 1) {
         const uint64_t *x = (const uint64_t *)(const void *)rows_of(j, row, rows, 0, &stride);
         for (o = j->first; o < j->first + j->count; o += BNN_SLACK) {
             const int32_t here = bnn_least(BNN_SLACK, j->first + j->count - o);
-            kernels->bits_product(x, stride / sizeof(uint64_t), rows, node->weight, j->w.inner, o, here, sums,
-                                  ld);
+            kernels->bits_product(x, stride / sizeof(uint64_t), rows, node->weight, j->layout.inner, o, here,
+                                  sums, ld);
             finish_integers(j, row, rows, sums, n, o, here);
         }
         return;
@@ -61,7 +61,7 @@ static void run_bits(const bnn_job *j, int32_t row, int32_t rows)
     for (group = 0; group < node->groups; group++) {
         const uint64_t *x = (const uint64_t *)(const void *)rows_of(j, row, rows, group, &stride);
         kernels->bits_product(x, stride / sizeof(uint64_t), rows,
-                              (const char *)node->weight + (size_t)group * group_bytes, j->w.inner, 0,
+                              (const char *)node->weight + (size_t)group * group_bytes, j->layout.inner, 0,
                               per_group, sums + group * per_group, ld);
     }
     finish_integers(j, row, rows, sums, n, 0, outputs);
@@ -71,12 +71,12 @@ static void run_f32(const bnn_job *j, int32_t row, int32_t rows)
 {
     const bnn_kernels *kernels = j->plan->kernels;
     const bnn_node *node = j->node;
-    const int32_t n = j->w.inner, per_group = j->out->channels / node->groups;
+    const int32_t n = j->layout.inner, per_group = j->out->channels / node->groups;
     const size_t table_bytes = kernels->f32.table_bytes(n),
                  group_bytes = kernels->f32.weight_bytes(per_group, n);
-    char *tables = j->scratch + j->w.tables;
-    float *sums = (float *)(void *)(j->scratch + j->w.sums);
-    const size_t ld = (size_t)j->w.sum_ld;
+    char *tables = j->scratch + j->layout.tables;
+    float *sums = (float *)(void *)(j->scratch + j->layout.sums);
+    const size_t ld = (size_t)j->layout.sum_ld;
     size_t stride;
     int32_t group, r;
     for (group = 0; group < node->groups; group++) {
@@ -95,7 +95,7 @@ static void run_f32(const bnn_job *j, int32_t row, int32_t rows)
 /* Where the r-th row of integers is widened, before its tables are made. */
 static int16_t *wide_row(const bnn_job *j, int32_t r, size_t table_bytes)
 {
-    const size_t at = BNN_IN_PLACE ? j->w.tables + (size_t)r * table_bytes : j->w.row;
+    const size_t at = BNN_IN_PLACE ? j->layout.tables + (size_t)r * table_bytes : j->layout.row;
     return (int16_t *)(void *)(j->scratch + at);
 }
 
@@ -103,12 +103,12 @@ static void run_i8(const bnn_job *j, int32_t row, int32_t rows)
 {
     const bnn_kernels *kernels = j->plan->kernels;
     const bnn_node *node = j->node;
-    const int32_t n = j->w.inner, per_group = j->out->channels / node->groups;
+    const int32_t n = j->layout.inner, per_group = j->out->channels / node->groups;
     const size_t table_bytes = kernels->i16.table_bytes(n),
                  group_bytes = kernels->i16.weight_bytes(per_group, n);
-    char *tables = j->scratch + j->w.tables;
-    int32_t *sums = (int32_t *)(void *)(j->scratch + j->w.sums);
-    const size_t ld = (size_t)j->w.sum_ld;
+    char *tables = j->scratch + j->layout.tables;
+    int32_t *sums = (int32_t *)(void *)(j->scratch + j->layout.sums);
+    const size_t ld = (size_t)j->layout.sum_ld;
     size_t stride;
     int32_t group, r, k;
     for (group = 0; group < node->groups; group++) {
@@ -156,9 +156,10 @@ static void run_u8(const bnn_job *j, int32_t row, int32_t rows)
     const bnn_node *node = j->node;
     const int32_t taps = node->kernel[0] * node->kernel[1];
     const bnn_dtype dtype = bnn_sum_dtype(node, BNN_U8);
-    const size_t ld = (size_t)j->w.sum_ld, entry = BNN_IS(dtype, BNN_F64) ? sizeof(double) : sizeof(float);
-    int32_t *sums = (int32_t *)(void *)(j->scratch + j->w.sums);
-    char *tables = j->scratch + j->w.tables, *totals = j->scratch + j->w.totals;
+    const size_t ld = (size_t)j->layout.sum_ld,
+                 entry = BNN_IS(dtype, BNN_F64) ? sizeof(double) : sizeof(float);
+    int32_t *sums = (int32_t *)(void *)(j->scratch + j->layout.sums);
+    char *tables = j->scratch + j->layout.tables, *totals = j->scratch + j->layout.totals;
     size_t stride;
     const char *x = rows_of(j, row, rows, 0, &stride);
     int32_t r, s;
@@ -208,8 +209,9 @@ static void to_double(bnn_dtype dtype, const void *x, int32_t n, double *y)
 static void run_f64(const bnn_job *j, int32_t row, int32_t rows)
 {
     const bnn_node *node = j->node;
-    const int32_t n = j->w.inner, per_group = j->out->channels / node->groups;
-    double *x = (double *)(void *)(j->scratch + j->w.row), *sums = (double *)(void *)(j->scratch + j->w.sums);
+    const int32_t n = j->layout.inner, per_group = j->out->channels / node->groups;
+    double *x = (double *)(void *)(j->scratch + j->layout.row),
+           *sums = (double *)(void *)(j->scratch + j->layout.sums);
     size_t stride;
     int32_t group, r;
     for (r = 0; r < rows; r++) {
@@ -236,12 +238,12 @@ static void dense_f64(const double *x, int32_t n, const float *weight, size_t ld
 static void run_dense(const bnn_job *j, int32_t row, int32_t rows)
 {
     const bnn_node *node = j->node;
-    const int32_t n = j->w.inner, per_group = j->out->channels / node->groups;
+    const int32_t n = j->layout.inner, per_group = j->out->channels / node->groups;
     const bnn_dtype dtype = node->finish.computed;
-    double *x64 = (double *)(void *)(j->scratch + j->w.row),
-           *sums64 = (double *)(void *)(j->scratch + j->w.sums);
-    float *x32 = (float *)(void *)(j->scratch + j->w.row),
-          *sums32 = (float *)(void *)(j->scratch + j->w.sums);
+    double *x64 = (double *)(void *)(j->scratch + j->layout.row),
+           *sums64 = (double *)(void *)(j->scratch + j->layout.sums);
+    float *x32 = (float *)(void *)(j->scratch + j->layout.row),
+          *sums32 = (float *)(void *)(j->scratch + j->layout.sums);
     size_t stride;
     int32_t group, r, k;
     for (r = 0; r < rows; r++) {
@@ -263,7 +265,7 @@ static void run_dense(const bnn_job *j, int32_t row, int32_t rows)
             j->plan->kernels->dense_f32((const float *)x, n, weight, (size_t)per_group, count,
                                         sums32 + group * per_group);
         }
-        bnn_finish_row(j, row + r, dtype, j->scratch + j->w.sums, j->first, j->count);
+        bnn_finish_row(j, row + r, dtype, j->scratch + j->layout.sums, j->first, j->count);
     }
 }
 
@@ -299,7 +301,7 @@ DEPTHWISE(double, double, in->channels, ENTRIES, PAD_ENTRY)
 
 static void run_depthwise(const bnn_job *j, int32_t row, int32_t rows)
 {
-    void *sums = j->scratch + j->w.sums;
+    void *sums = j->scratch + j->layout.sums;
     int32_t r;
     for (r = row; r < row + rows; r++) {
         const bnn_place place = bnn_find_place(j->out, r);
@@ -348,5 +350,5 @@ void bnn_run_product(bnn_job *j, int32_t part, int32_t parts)
         j->count = bnn_least(b * BNN_SPLIT, outputs) - j->first;
         if (a == b) return;
     }
-    for (; from < to; from += j->w.at_once) run(j, from, bnn_least(j->w.at_once, to - from));
+    for (; from < to; from += j->layout.at_once) run(j, from, bnn_least(j->layout.at_once, to - from));
 }

@@ -1,6 +1,6 @@
 /* Softmax, with an exponential function of its own: so the engine needs no mathematical library. */
 
-#include "engine.h"
+#include "job.h"
 
 /* exp(x) for x <= 0: x = n * ln 2 + r with |r| <= ln 2 / 2, exp(r) by its series, 2^n by its bits. 0 below
    the smallest normal number, NaN for NaN. ln 2 is taken in two parts, so that n times the first is exact. */

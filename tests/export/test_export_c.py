@@ -388,7 +388,7 @@ def readme_commands(folder: Path, name: str) -> list[str]:
 @needs("gcc")
 @every_model
 def test_memory_is_laid_out_as_the_engine_would(name: str, tmp_path: Path) -> None:
-    """Offsets, sizes and scratch are those of plan.c and work.c, which decide."""
+    """Offsets, sizes and scratch are those of plan.c and job.c, which decide."""
     out = exported(name, tmp_path)
     shutil.copy(NATIVE / "plan.c", out.folder / "bnn")
     text = (out.folder / "model.c").read_text()
@@ -420,11 +420,11 @@ def test_files_are_what_the_model_needs() -> None:
     """Sources of the engine as they are in native/, but for bnn_config.h, and none that is not needed."""
     always = {
         "bnn.h",
-        "engine.h",
+        "job.h",
         "kernels.h",
         "elementwise.h",
         "engine.c",
-        "work.c",
+        "job.c",
         "products.c",
         "portable.c",
     }

@@ -1,4 +1,4 @@
-/* For the tests: the memory that an export has laid out is what plan.c and work.c, which it does not have,
+/* For the tests: the memory that an export has laid out is what plan.c and job.c, which it does not have,
    would lay out. The value of the output, which they leave to the caller, lies in an export's arena as well.
  */
 

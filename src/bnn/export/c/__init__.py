@@ -18,11 +18,11 @@ __all__ = ["make"]
 
 ALWAYS = (
     "bnn.h",
-    "engine.h",
+    "job.h",
     "kernels.h",
     "elementwise.h",
     "engine.c",
-    "work.c",
+    "job.c",
     "products.c",
     "portable.c",
 )

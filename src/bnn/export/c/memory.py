@@ -1,4 +1,4 @@
-"""Where everything lies in the arena: as `native/plan.c` and `native/work.c` have it, for one sample."""
+"""Where everything lies in the arena: as `native/plan.c` and `native/job.c` have it, for one sample."""
 
 from dataclasses import dataclass
 
@@ -67,7 +67,7 @@ def _aligned(n: int) -> int:
 
 
 def _scratch(program: Program, op: Op) -> int:
-    """bnn_work_of, for one place at a time."""
+    """bnn_layout_of, for one place at a time."""
     source, out = program.values[op.inputs[0]], program.values[op.output]
     if op.op == "map" and source.dtype == "bits":
         return _aligned(4 * source.channels)

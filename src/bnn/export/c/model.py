@@ -195,7 +195,7 @@ BODY = """\
 
 #include "model.h"
 
-#include "bnn/engine.h"
+#include "bnn/kernels.h"
 
 /* --- constants ------------------------------------------------------------------------------------------ */
 

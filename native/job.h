@@ -1,18 +1,18 @@
-/* What the files of the engine share: one node of one run, as all its rows see it. */
+/* A job: one part of one node of one run. What the files that do it share. */
 
-#ifndef BNN_ENGINE_H
-#define BNN_ENGINE_H
+#ifndef BNN_JOB_H
+#define BNN_JOB_H
 
 #include "kernels.h"
 
-typedef struct {     /* what one part of one node needs beside the values */
+typedef struct {     /* how one part of one node goes about it, and what lies where in its scratch */
     int32_t at_once; /* rows; a row is one place of one sample */
     int32_t inner;   /* entries of a row of the product, of one group: taps * channels, or words for bits */
     int32_t sum_ld;
     size_t pixel, entry,
         tap; /* bytes of an input pixel, of one entry of it (but for bits), of one tap of a window */
     size_t patches, row, tables, sums, totals, bytes; /* offsets into the scratch, and its size */
-} bnn_work;
+} bnn_layout;
 
 typedef struct { /* a place of the output */
     int32_t sample, y, x;
@@ -27,7 +27,7 @@ typedef struct {
     const float *row_scales; /* one for each sample, or NULL */
     char *y;
     char *scratch; /* this part's own */
-    bnn_work w;
+    bnn_layout layout;
     int32_t first, count; /* outputs of this part */
 } bnn_job;
 
@@ -70,20 +70,18 @@ static inline void bnn_next_place(const bnn_value *out, bnn_place *place)
     place->sample++;
 }
 
-/* work.c */
+/* job.c */
 size_t bnn_pixel_bytes(const bnn_value *v);
 bnn_dtype bnn_sum_dtype(const bnn_node *node, bnn_dtype in); /* of a product's sums */
 int bnn_is_pointwise(const bnn_node *node);                  /* whether its rows can be read where they lie */
-bnn_work bnn_work_of(const bnn_plan *plan, const bnn_node *node, int32_t rows, int32_t parts);
+bnn_layout bnn_layout_of(const bnn_plan *plan, const bnn_node *node, int32_t rows, int32_t parts);
 size_t bnn_scratch_bytes(const bnn_plan *plan, int32_t rows, int32_t parts);
-
-/* gather.c: the rows [row, row + n) of one group, in the scratch, and the bytes from one to the next */
-const char *bnn_gather(const bnn_job *j, int32_t row, int32_t n, int32_t group, size_t *stride);
-
-/* engine.c */
 char *bnn_address(const bnn_plan *plan, const bnn_batch *batch, int32_t value);
 void bnn_finish_row(const bnn_job *j, int32_t row, bnn_dtype dtype, const void *at, int32_t first,
                     int32_t count);
+
+/* gather.c: the rows [row, row + n) of one group, in the scratch, and the bytes from one to the next */
+const char *bnn_gather(const bnn_job *j, int32_t row, int32_t n, int32_t group, size_t *stride);
 
 /* products.c, operations.c: one part of a node */
 void bnn_run_product(bnn_job *j, int32_t part, int32_t parts);
