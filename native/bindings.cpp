@@ -66,7 +66,12 @@ public:
         if (!kernels) throw std::invalid_argument("this processor has no kernels named '" + isa + "'");
         for (const auto &v : values) {
             if (v.size() != 4) throw std::invalid_argument("a value is (dtype, height, width, channels)");
-            values_.push_back(bnn_value{static_cast<bnn_dtype>(v[0]), v[1], v[2], v[3], 0, 0, 0, 0, 0});
+            bnn_value value{};
+            value.dtype = static_cast<bnn_dtype>(v[0]);
+            value.height = v[1];
+            value.width = v[2];
+            value.channels = v[3];
+            values_.push_back(value);
         }
         for (nb::handle op : ops) add(nb::cast<nb::dict>(op), kernels);
         const bnn_status status =
@@ -272,14 +277,15 @@ private:
             node.n_segments = static_cast<std::int32_t>(nb::len(segments));
             for (nb::handle item : segments) {
                 const auto s = nb::cast<nb::dict>(item);
-                const int channels = static_cast<int>(nb::cast<Array>(s["take"]).shape(0));
-                const int n = node.kernel[0] * node.kernel[1] * channels;
-                *to++ = bnn_segment{copy<std::int32_t>(s["take"]),
-                                    channels,
-                                    nb::cast<int>(s["output"]),
-                                    static_cast<int>(nb::cast<Array>(s["rows"]).shape(0)),
-                                    numbers(finish.computed, {nb::cast<double>(s["divisor"])}),
-                                    prepare(kernels, node.op, s["rows"], 1, n)};
+                bnn_segment segment{};
+                segment.take = copy<std::int32_t>(s["take"]);
+                segment.channels = static_cast<int>(nb::cast<Array>(s["take"]).shape(0));
+                segment.output = nb::cast<int>(s["output"]);
+                segment.outputs = static_cast<int>(nb::cast<Array>(s["rows"]).shape(0));
+                segment.divisor = numbers(finish.computed, {nb::cast<double>(s["divisor"])});
+                segment.weight = prepare(kernels, node.op, s["rows"], 1,
+                                         node.kernel[0] * node.kernel[1] * segment.channels);
+                *to++ = segment;
             }
         }
         if (!op["border"].is_none()) {

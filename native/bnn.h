@@ -213,8 +213,8 @@ void bnn_run_part(const bnn_plan *plan, const bnn_batch *batch, int32_t step, in
 /* The whole network, in this thread. */
 void bnn_run(const bnn_plan *plan, const void *input, void *output, int32_t rows, void *arena);
 
-/* About how many basic operations a node takes for one sample: what sharing it among threads could be worth.
- */
+/* About how many cycles of a fast core a node takes for one sample: what sharing it among threads could be
+   worth. */
 double bnn_node_work(const bnn_plan *plan, int32_t step);
 
 #ifdef __cplusplus

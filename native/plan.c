@@ -256,7 +256,12 @@ double bnn_node_work(const bnn_plan *plan, int32_t step)
 {
     static const double per_cycle[BNN_OPS] = {
         /* of a fast core: entries, or multiply-accumulates of products */
-        2, 2, 1, 4, 8, 256, 32, 4, 96, 48, 8, 4, 8, 8, 8, 8, 1};
+        [BNN_FROM_PLANES] = 2, [BNN_TO_PLANES] = 2,      [BNN_NORMALIZE] = 1,    [BNN_QUANTIZE] = 4,
+        [BNN_MAP] = 8,         [BNN_PRODUCT_BITS] = 256, [BNN_PRODUCT_F32] = 32, [BNN_PRODUCT_F64] = 4,
+        [BNN_PRODUCT_I8] = 96, [BNN_PRODUCT_U8] = 48,    [BNN_DENSE] = 8,        [BNN_DEPTHWISE] = 4,
+        [BNN_MAX_POOL] = 8,    [BNN_AVG_POOL] = 8,       [BNN_ADD] = 8,          [BNN_CONCAT] = 8,
+        [BNN_SOFTMAX] = 1,
+    };
     const bnn_node *node = plan->nodes + step;
     const bnn_value *in = plan->values + node->inputs[0], *out = plan->values + node->output;
     double work = bnn_entries(out);

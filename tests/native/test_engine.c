@@ -145,14 +145,14 @@ static void *aligned(size_t n) /* aligned_alloc wants a multiple */
 static void test_network(const bnn_kernels *kernels, const network *net, const uint8_t *x,
                          const double *truth)
 {
-    bnn_value values[] = {{BNN_U8, 1, 1, PIXELS, 0, 0, 0, 0, 0},
-                          {BNN_BITS, 1, 1, UNITS, 0, 0, 0, 0, 0},
-                          {BNN_F32, 1, 1, UNITS, 0, 0, 0, 0, 0},
-                          {BNN_F32, 1, 1, CLASSES, 0, 0, 0, 0, 0}};
+    bnn_value values[] = {{.dtype = BNN_U8, .height = 1, .width = 1, .channels = PIXELS},
+                          {.dtype = BNN_BITS, .height = 1, .width = 1, .channels = UNITS},
+                          {.dtype = BNN_F32, .height = 1, .width = 1, .channels = UNITS},
+                          {.dtype = BNN_F32, .height = 1, .width = 1, .channels = CLASSES}};
     bnn_node nodes[LAYERS] = {{0}};
     static int32_t all_pixels[PIXELS];
     static const double divisor = 255 * 0.25;
-    bnn_segment segment = {all_pixels, PIXELS, 0, UNITS, &divisor, NULL};
+    bnn_segment segment = {.take = all_pixels, .channels = PIXELS, .outputs = UNITS, .divisor = &divisor};
     size_t bytes, bytes_of_parts, before_bytes;
     void *prepared[LAYERS], *arena, *arena_of_parts;
     float y[ROWS * CLASSES], shared[ROWS * CLASSES];
@@ -222,9 +222,9 @@ static void test_network(const bnn_kernels *kernels, const network *net, const u
 static bnn_status plan_with(void (*spoil)(bnn_value *, bnn_node *))
 {
     static const float ones[64] = {1};
-    bnn_value values[] = {{BNN_F32, 4, 4, 2, 0, 0, 0, 0, 0},
-                          {BNN_F32, 2, 2, 2, 0, 0, 0, 0, 0},
-                          {BNN_F32, 2, 2, 2, 0, 0, 0, 0, 0}};
+    bnn_value values[] = {{.dtype = BNN_F32, .height = 4, .width = 4, .channels = 2},
+                          {.dtype = BNN_F32, .height = 2, .width = 2, .channels = 2},
+                          {.dtype = BNN_F32, .height = 2, .width = 2, .channels = 2}};
     bnn_node nodes[2] = {{0}};
     bnn_plan plan;
     int i;
@@ -335,6 +335,20 @@ static void test_refusals(void)
     printf("%d plans\n", (int)i);
 }
 
+/* A figure is there for each operation: to divide by 0 would give infinitely many cycles. */
+static void test_cycles(void)
+{
+    const bnn_value values[] = {{.dtype = BNN_F32, .height = 4, .width = 4, .channels = 2},
+                                {.dtype = BNN_F32, .height = 4, .width = 4, .channels = 2}};
+    bnn_node node = {.n_inputs = 1, .inputs = reads, .output = 1, .kernel = {1, 1}, .groups = 1};
+    const bnn_plan plan = {.values = values, .nodes = &node, .n_values = 2, .n_nodes = 1};
+    int op;
+    for (op = 0; op < BNN_OPS; op++) {
+        node.op = (bnn_op)op;
+        CHECK(bnn_node_work(&plan, 0) > 0 && bnn_node_work(&plan, 0) <= 64, "operation %d", op);
+    }
+}
+
 int main(void)
 {
     static uint8_t x[ROWS * PIXELS];
@@ -346,6 +360,7 @@ int main(void)
     for (i = 0; i < ROWS; i++) expect(net, x + i * PIXELS, truth + i * CLASSES);
     for (i = 0; (kernels = bnn_kernels_at(i)) != NULL; i++) test_network(kernels, net, x, truth);
     test_refusals();
+    test_cycles();
     for (i = 0; i < LAYERS; i++) free(net->rows[i]);
     free(net);
     return failures ? 1 : 0;

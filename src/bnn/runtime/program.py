@@ -1,17 +1,19 @@
 """What the C engine runs, as Python has it: the structs of `native/bnn.h`, for bindings and exporters."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from numpy.typing import NDArray
 
 __all__ = ["ACTIVATIONS", "DTYPES", "OPS", "Border", "DType", "Finish", "Op", "Program", "Segment", "Value"]
 
 Array = NDArray[Any]
-DType = Literal["bits", "u8", "i8", "i32", "f32", "f64"]
 
-# In the order of native/bnn.h.
-DTYPES = ("bits", "u8", "i8", "i32", "f32", "f64")
+# In the order of native/bnn.h: a position is a number there. tests/native/test_header.py compares them.
+DType = Literal["bits", "u8", "i8", "i32", "f32", "f64"]
+Activation = Literal["identity", "relu", "hardtanh", "prelu"]
+DTYPES: tuple[DType, ...] = get_args(DType)
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 OPS = (
     "from_planes",
     "to_planes",
@@ -31,7 +33,6 @@ OPS = (
     "concat",
     "softmax",
 )
-ACTIVATIONS = ("identity", "relu", "hardtanh", "prelu")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Finish:
     narrow: bool = False
     scale: Array | None = None
     shift: Array | None = None
-    activation: Literal["identity", "relu", "hardtanh", "prelu"] = "identity"
+    activation: Activation = "identity"
     low: float = 0.0
     high: float = 0.0
     slope: Array | None = None
