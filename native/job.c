@@ -114,12 +114,3 @@ char *bnn_address(const bnn_plan *plan, const bnn_batch *batch, int32_t value)
     if (value == plan->nodes[plan->n_nodes - 1].output) return (char *)batch->output;
     return (char *)batch->arena + (size_t)batch->rows * plan->values[value].offset;
 }
-
-void bnn_finish_row(const bnn_job *j, int32_t row, bnn_dtype dtype, const void *at, int32_t first,
-                    int32_t count)
-{
-    const bnn_sums sums = {dtype, at, 0, NULL,
-                           j->row_scales ? j->row_scales + row / bnn_places(j->out) : NULL};
-    j->plan->kernels->finish(&j->node->finish, &sums, j->out->dtype, first, count,
-                             j->y + (size_t)row * bnn_pixel_bytes(j->out));
-}

@@ -77,8 +77,6 @@ int bnn_is_pointwise(const bnn_node *node);                  /* whether its rows
 bnn_layout bnn_layout_of(const bnn_plan *plan, const bnn_node *node, int32_t rows, int32_t parts);
 size_t bnn_scratch_bytes(const bnn_plan *plan, int32_t rows, int32_t parts);
 char *bnn_address(const bnn_plan *plan, const bnn_batch *batch, int32_t value);
-void bnn_finish_row(const bnn_job *j, int32_t row, bnn_dtype dtype, const void *at, int32_t first,
-                    int32_t count);
 
 /* gather.c: the rows [row, row + n) of one group, in the scratch, and the bytes from one to the next */
 const char *bnn_gather(const bnn_job *j, int32_t row, int32_t n, int32_t group, size_t *stride);

@@ -12,17 +12,19 @@ static void bits_to_floats(const uint64_t *words, int32_t n, float *y)
 
 static void run_map(const bnn_job *j, int32_t row, int32_t rows)
 {
-    const size_t pixel = bnn_pixel_bytes(j->in);
+    const size_t in = bnn_pixel_bytes(j->in), out = bnn_pixel_bytes(j->out);
+    float *signs = (float *)(void *)(j->scratch + j->layout.row);
+    bnn_sums sums = {j->in->dtype, NULL, 0, NULL, NULL};
     int32_t r;
     for (r = row; r < row + rows; r++) {
-        const void *x = j->x + (size_t)r * pixel;
+        sums.at = j->x + (size_t)r * in;
         if (BNN_IS(j->in->dtype, BNN_BITS) && BNN_HAS(BNN_F32)) {
-            float *y = (float *)(void *)(j->scratch + j->layout.row);
-            bits_to_floats((const uint64_t *)x, j->in->channels, y);
-            bnn_finish_row(j, r, BNN_F32, y, 0, j->in->channels);
-        } else {
-            bnn_finish_row(j, r, j->in->dtype, x, 0, j->in->channels);
+            bits_to_floats((const uint64_t *)sums.at, j->in->channels, signs);
+            sums.dtype = BNN_F32;
+            sums.at = signs;
         }
+        j->plan->kernels->finish(&j->node->finish, &sums, j->out->dtype, 0, j->in->channels,
+                                 j->y + (size_t)r * out);
     }
 }
 

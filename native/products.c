@@ -10,86 +10,71 @@ static const char *rows_of(const bnn_job *j, int32_t row, int32_t n, int32_t gro
     return j->x + (size_t)row * j->layout.pixel;
 }
 
-static const void *border_values(const bnn_border *border, bnn_place place, int32_t outputs, size_t entry)
+static size_t entry_bytes(bnn_dtype sums) { return BNN_IS(sums, BNN_F64) ? sizeof(double) : sizeof(float); }
+
+static const void *border_values(const bnn_border *border, bnn_place place, int32_t outputs, bnn_dtype dtype)
 {
     size_t at = 0;
     if (border->row) at = (size_t)border->row[place.y] * (size_t)border->columns + border->column[place.x];
-    return (const char *)border->values + at * (size_t)outputs * entry;
+    return (const char *)border->values + at * (size_t)outputs * entry_bytes(dtype);
 }
 
-/* Rows of integers: sums, or how many signs differ of `counted`. */
-static void finish_integers(const bnn_job *j, int32_t row, int32_t rows, const int32_t *at, int32_t counted,
-                            int32_t first, int32_t count)
+/* Rows of sums, or of how many signs differ of `counted`; those of `count` outputs from `first` on. */
+static void finish_rows(const bnn_job *j, int32_t row, int32_t rows, bnn_dtype dtype, const char *at,
+                        int32_t counted, int32_t first, int32_t count)
 {
-    const bnn_node *node = j->node;
-    const size_t pixel = bnn_pixel_bytes(j->out);
-    bnn_sums sums = {BNN_I32, at, counted, NULL, NULL};
+    const bnn_border *border = &j->node->border;
+    const size_t pixel = bnn_pixel_bytes(j->out), ld = (size_t)j->layout.sum_ld * entry_bytes(dtype);
+    bnn_sums sums = {dtype, at, counted, NULL, NULL};
     bnn_place place = bnn_find_place(j->out, row);
     int32_t r;
-    for (r = row; r < row + rows; r++) {
-        if (node->border.values)
-            sums.correction =
-                (const int32_t *)border_values(&node->border, place, j->out->channels, sizeof(int32_t)) +
-                first;
-        j->plan->kernels->finish(&node->finish, &sums, j->out->dtype, first, count, j->y + (size_t)r * pixel);
-        sums.at = at + (size_t)(r + 1 - row) * (size_t)j->layout.sum_ld;
-        bnn_next_place(j->out, &place);
+    for (r = 0; r < rows; r++, bnn_next_place(j->out, &place)) {
+        sums.at = at + (size_t)r * ld;
+        if (border->values && BNN_IS(dtype, BNN_I32))
+            sums.correction = (const int32_t *)border_values(border, place, j->out->channels, dtype) + first;
+        if (j->row_scales) sums.scale = j->row_scales + place.sample;
+        j->plan->kernels->finish(&j->node->finish, &sums, j->out->dtype, first, count,
+                                 j->y + (size_t)(row + r) * pixel);
     }
 }
 
-static void run_bits(const bnn_job *j, int32_t row, int32_t rows)
-{
-    const bnn_kernels *kernels = j->plan->kernels;
-    const bnn_node *node = j->node;
-    const int32_t outputs = j->out->channels, per_group = outputs / node->groups;
-    const int32_t n = node->kernel[0] * node->kernel[1] * (j->in->channels / node->groups);
-    const size_t group_bytes = kernels->bits_bytes(per_group, j->layout.inner);
-    int32_t *sums = (int32_t *)(void *)(j->scratch + j->layout.sums);
-    const size_t ld = (size_t)j->layout.sum_ld;
+/* Some rows of one group, and which of its outputs this part computes. */
+typedef struct {
+    const char *x; /* the first row, and bytes from one to the next */
     size_t stride;
-    int32_t group, o;
-    if (node->groups == 1) {
-        const uint64_t *x = (const uint64_t *)(const void *)rows_of(j, row, rows, 0, &stride);
-        for (o = j->first; o < j->first + j->count; o += BNN_SLACK) {
-            const int32_t here = bnn_least(BNN_SLACK, j->first + j->count - o);
-            kernels->bits_product(x, stride / sizeof(uint64_t), rows, node->weight, j->layout.inner, o, here,
-                                  sums, ld);
-            finish_integers(j, row, rows, sums, n, o, here);
-        }
-        return;
-    }
-    for (group = 0; group < node->groups; group++) {
-        const uint64_t *x = (const uint64_t *)(const void *)rows_of(j, row, rows, group, &stride);
-        kernels->bits_product(x, stride / sizeof(uint64_t), rows,
-                              (const char *)node->weight + (size_t)group * group_bytes, j->layout.inner, 0,
-                              per_group, sums + group * per_group, ld);
-    }
-    finish_integers(j, row, rows, sums, n, 0, outputs);
+    void *sums;
+    int32_t rows, index, outputs; /* the group's number, and how many outputs it has */
+    int32_t first, count;
+} group;
+
+static const void *row_of(const group *g, int32_t r) { return g->x + (size_t)r * g->stride; }
+
+/* The group's weights, `bytes` of them in each group. */
+static const void *weight_of(const bnn_job *j, const group *g, size_t bytes)
+{
+    return (const char *)j->node->weight + (size_t)g->index * bytes;
 }
 
-static void run_f32(const bnn_job *j, int32_t row, int32_t rows)
+static void sum_bits(const bnn_job *j, const group *g)
 {
     const bnn_kernels *kernels = j->plan->kernels;
-    const bnn_node *node = j->node;
-    const int32_t n = j->layout.inner, per_group = j->out->channels / node->groups;
-    const size_t table_bytes = kernels->f32.table_bytes(n),
-                 group_bytes = kernels->f32.weight_bytes(per_group, n);
+    const size_t bytes = kernels->bits_bytes(g->outputs, j->layout.inner);
+    kernels->bits_product((const uint64_t *)row_of(g, 0), g->stride / sizeof(uint64_t), g->rows,
+                          weight_of(j, g, bytes), j->layout.inner, g->first, g->count, (int32_t *)g->sums,
+                          (size_t)j->layout.sum_ld);
+}
+
+static void sum_f32(const bnn_job *j, const group *g)
+{
+    const bnn_kernels *kernels = j->plan->kernels;
+    const int32_t n = j->layout.inner;
+    const size_t bytes = kernels->f32.weight_bytes(g->outputs, n), table_bytes = kernels->f32.table_bytes(n);
     char *tables = j->scratch + j->layout.tables;
-    float *sums = (float *)(void *)(j->scratch + j->layout.sums);
-    const size_t ld = (size_t)j->layout.sum_ld;
-    size_t stride;
-    int32_t group, r;
-    for (group = 0; group < node->groups; group++) {
-        const int32_t first = node->groups == 1 ? j->first : 0,
-                      count = node->groups == 1 ? j->count : per_group;
-        const char *x = rows_of(j, row, rows, group, &stride);
-        for (r = 0; r < rows; r++)
-            kernels->f32_tables((const float *)(const void *)(x + (size_t)r * stride), n,
-                                tables + (size_t)r * table_bytes);
-        kernels->f32_product(tables, rows, (const char *)node->weight + (size_t)group * group_bytes, n, first,
-                             count, sums + group * per_group, ld);
-    }
-    for (r = 0; r < rows; r++) bnn_finish_row(j, row + r, BNN_F32, sums + (size_t)r * ld, j->first, j->count);
+    int32_t r;
+    for (r = 0; r < g->rows; r++)
+        kernels->f32_tables((const float *)row_of(g, r), n, tables + (size_t)r * table_bytes);
+    kernels->f32_product(tables, g->rows, weight_of(j, g, bytes), n, g->first, g->count, (float *)g->sums,
+                         (size_t)j->layout.sum_ld);
 }
 
 /* Where the r-th row of integers is widened, before its tables are made. */
@@ -99,32 +84,121 @@ static int16_t *wide_row(const bnn_job *j, int32_t r, size_t table_bytes)
     return (int16_t *)(void *)(j->scratch + at);
 }
 
-static void run_i8(const bnn_job *j, int32_t row, int32_t rows)
+static void sum_i8(const bnn_job *j, const group *g)
 {
     const bnn_kernels *kernels = j->plan->kernels;
-    const bnn_node *node = j->node;
-    const int32_t n = j->layout.inner, per_group = j->out->channels / node->groups;
-    const size_t table_bytes = kernels->i16.table_bytes(n),
-                 group_bytes = kernels->i16.weight_bytes(per_group, n);
+    const int32_t n = j->layout.inner;
+    const size_t bytes = kernels->i16.weight_bytes(g->outputs, n), table_bytes = kernels->i16.table_bytes(n);
     char *tables = j->scratch + j->layout.tables;
-    int32_t *sums = (int32_t *)(void *)(j->scratch + j->layout.sums);
-    const size_t ld = (size_t)j->layout.sum_ld;
-    size_t stride;
-    int32_t group, r, k;
-    for (group = 0; group < node->groups; group++) {
-        const int32_t first = node->groups == 1 ? j->first : 0,
-                      count = node->groups == 1 ? j->count : per_group;
-        const char *x = rows_of(j, row, rows, group, &stride);
-        for (r = 0; r < rows; r++) {
-            const int8_t *from = (const int8_t *)(const void *)(x + (size_t)r * stride);
-            int16_t *wide = wide_row(j, r, table_bytes);
-            for (k = 0; k < n; k++) wide[k] = from[k];
-            kernels->i16_tables(wide, n, tables + (size_t)r * table_bytes);
-        }
-        kernels->i16_product(tables, rows, (const char *)node->weight + (size_t)group * group_bytes, n, 127,
-                             first, count, sums + group * per_group, ld);
+    int32_t r, k;
+    for (r = 0; r < g->rows; r++) {
+        const int8_t *from = (const int8_t *)row_of(g, r);
+        int16_t *wide = wide_row(j, r, table_bytes);
+        for (k = 0; k < n; k++) wide[k] = from[k];
+        kernels->i16_tables(wide, n, tables + (size_t)r * table_bytes);
     }
-    for (r = 0; r < rows; r++) bnn_finish_row(j, row + r, BNN_I32, sums + (size_t)r * ld, j->first, j->count);
+    kernels->i16_product(tables, g->rows, weight_of(j, g, bytes), n, 127, g->first, g->count,
+                         (int32_t *)g->sums, (size_t)j->layout.sum_ld);
+}
+
+static void to_double(bnn_dtype dtype, const void *x, int32_t n, double *y)
+{
+    int32_t k;
+    if (BNN_IS(dtype, BNN_F64))
+        memcpy(y, x, (size_t)n * sizeof(double));
+    else
+        for (k = 0; k < n; k++) y[k] = ((const float *)x)[k];
+}
+
+static void dense_f64(const double *x, int32_t n, const float *weight, size_t ld, int32_t count, double *sums)
+{
+    int32_t k, o;
+    memset(sums, 0, (size_t)count * sizeof(double));
+    for (k = 0; k < n; k++)
+        for (o = 0; o < count; o++) sums[o] += x[k] * weight[(size_t)k * ld + (size_t)o];
+}
+
+static void sum_f64(const bnn_job *j, const group *g)
+{
+    const int32_t n = j->layout.inner;
+    const size_t bytes = (size_t)g->outputs * (size_t)bnn_words(n) * sizeof(uint64_t);
+    double *x = (double *)(void *)(j->scratch + j->layout.row), *sums = (double *)g->sums;
+    int32_t r;
+    for (r = 0; r < g->rows; r++, sums += j->layout.sum_ld) {
+        to_double(j->in->dtype, row_of(g, r), n, x);
+        bnn_product_f64(x, n, (const uint64_t *)weight_of(j, g, bytes), g->first, g->count, sums);
+    }
+}
+
+static void sum_dense(const bnn_job *j, const group *g)
+{
+    const int32_t n = j->layout.inner;
+    const size_t ld = (size_t)g->outputs, bytes = (size_t)n * ld * sizeof(float);
+    const float *weight = (const float *)weight_of(j, g, bytes) + g->first;
+    void *other = j->scratch + j->layout.row; /* a row in the dtype that is computed with */
+    int32_t r, k;
+    for (r = 0; r < g->rows; r++) {
+        const void *x = row_of(g, r);
+        const size_t at = (size_t)r * (size_t)j->layout.sum_ld;
+        if (BNN_IS(j->node->finish.computed, BNN_F64)) {
+            to_double(j->in->dtype, x, n, (double *)other);
+            dense_f64((const double *)other, n, weight, ld, g->count, (double *)g->sums + at);
+            continue;
+        }
+        if (BNN_IS(j->in->dtype, BNN_F64)) {
+            for (k = 0; k < n; k++) ((float *)other)[k] = (float)((const double *)x)[k];
+            x = other;
+        }
+        j->plan->kernels->dense_f32((const float *)x, n, weight, ld, g->count, (float *)g->sums + at);
+    }
+}
+
+/* Signs in a row of one group. */
+static int32_t signs_in(const bnn_job *j)
+{
+    return j->node->kernel[0] * j->node->kernel[1] * (j->in->channels / j->node->groups);
+}
+
+/* Group by group, side by side in rows of sums. Where there is one, this part may have some outputs only. */
+static void run_groups(const bnn_job *j, int32_t row, int32_t rows)
+{
+    const bnn_op op = j->node->op;
+    const bnn_dtype dtype = bnn_sum_dtype(j->node, j->in->dtype);
+    const int32_t groups = j->node->groups, outputs = j->out->channels / groups;
+    char *sums = j->scratch + j->layout.sums;
+    group g = {NULL, 0, sums, rows, 0, outputs, j->first, bnn_least(j->count, outputs)};
+    for (; g.index < groups; g.index++) {
+        g.x = rows_of(j, row, rows, g.index, &g.stride);
+        g.sums = sums + (size_t)(g.index * outputs) * entry_bytes(dtype);
+        if (BNN_IS_OP(op, BNN_PRODUCT_BITS))
+            sum_bits(j, &g);
+        else if (BNN_IS_OP(op, BNN_PRODUCT_F32))
+            sum_f32(j, &g);
+        else if (BNN_IS_OP(op, BNN_PRODUCT_F64))
+            sum_f64(j, &g);
+        else if (BNN_IS_OP(op, BNN_PRODUCT_I8))
+            sum_i8(j, &g);
+        else if (BNN_HAS_OP(BNN_DENSE))
+            sum_dense(j, &g);
+    }
+    finish_rows(j, row, rows, dtype, sums, BNN_IS_OP(op, BNN_PRODUCT_BITS) ? signs_in(j) : 0, j->first,
+                j->count);
+}
+
+/* Of bits without groups, a few outputs at a time. */
+static void run_bits(const bnn_job *j, int32_t row, int32_t rows)
+{
+    const int32_t end = j->first + j->count, n = signs_in(j);
+    char *sums = j->scratch + j->layout.sums;
+    size_t stride;
+    const uint64_t *x = (const uint64_t *)(const void *)rows_of(j, row, rows, 0, &stride);
+    int32_t o;
+    for (o = j->first; o < end; o += BNN_SLACK) {
+        const int32_t here = bnn_least(BNN_SLACK, end - o);
+        j->plan->kernels->bits_product(x, stride / sizeof(uint64_t), rows, j->node->weight, j->layout.inner,
+                                       o, here, (int32_t *)(void *)sums, (size_t)j->layout.sum_ld);
+        finish_rows(j, row, rows, BNN_I32, sums, n, o, here);
+    }
 }
 
 /* Some channels of a window of pixels, widened. */
@@ -156,8 +230,7 @@ static void run_u8(const bnn_job *j, int32_t row, int32_t rows)
     const bnn_node *node = j->node;
     const int32_t taps = node->kernel[0] * node->kernel[1];
     const bnn_dtype dtype = bnn_sum_dtype(node, BNN_U8);
-    const size_t ld = (size_t)j->layout.sum_ld,
-                 entry = BNN_IS(dtype, BNN_F64) ? sizeof(double) : sizeof(float);
+    const size_t ld = (size_t)j->layout.sum_ld, entry = entry_bytes(dtype);
     int32_t *sums = (int32_t *)(void *)(j->scratch + j->layout.sums);
     char *tables = j->scratch + j->layout.tables, *totals = j->scratch + j->layout.totals;
     size_t stride;
@@ -165,7 +238,7 @@ static void run_u8(const bnn_job *j, int32_t row, int32_t rows)
     int32_t r, s;
     for (r = 0; r < rows && dtype != BNN_I32; r++) {
         const char *constants = (const char *)border_values(&node->border, bnn_find_place(j->out, row + r),
-                                                            j->out->channels, entry);
+                                                            j->out->channels, dtype);
         memcpy(totals + (size_t)r * ld * entry, constants + (size_t)j->first * entry,
                (size_t)j->count * entry);
     }
@@ -189,84 +262,7 @@ static void run_u8(const bnn_job *j, int32_t row, int32_t rows)
                 add_segment_double(sums + (size_t)r * ld, count, segment->divisor, (double *)(void *)total);
         }
     }
-    if (dtype == BNN_I32) {
-        finish_integers(j, row, rows, sums, 0, j->first, j->count);
-        return;
-    }
-    for (r = 0; r < rows; r++)
-        bnn_finish_row(j, row + r, dtype, totals + (size_t)r * ld * entry, j->first, j->count);
-}
-
-static void to_double(bnn_dtype dtype, const void *x, int32_t n, double *y)
-{
-    int32_t k;
-    if (BNN_IS(dtype, BNN_F64))
-        memcpy(y, x, (size_t)n * sizeof(double));
-    else
-        for (k = 0; k < n; k++) y[k] = ((const float *)x)[k];
-}
-
-static void run_f64(const bnn_job *j, int32_t row, int32_t rows)
-{
-    const bnn_node *node = j->node;
-    const int32_t n = j->layout.inner, per_group = j->out->channels / node->groups;
-    double *x = (double *)(void *)(j->scratch + j->layout.row),
-           *sums = (double *)(void *)(j->scratch + j->layout.sums);
-    size_t stride;
-    int32_t group, r;
-    for (r = 0; r < rows; r++) {
-        for (group = 0; group < node->groups; group++) {
-            const int32_t first = node->groups == 1 ? j->first : 0,
-                          count = node->groups == 1 ? j->count : per_group;
-            const uint64_t *weight =
-                (const uint64_t *)node->weight + (size_t)group * (size_t)per_group * (size_t)bnn_words(n);
-            to_double(j->in->dtype, rows_of(j, row + r, 1, group, &stride), n, x);
-            bnn_product_f64(x, n, weight, first, count, sums + group * per_group);
-        }
-        bnn_finish_row(j, row + r, BNN_F64, sums, j->first, j->count);
-    }
-}
-
-static void dense_f64(const double *x, int32_t n, const float *weight, size_t ld, int32_t count, double *sums)
-{
-    int32_t k, o;
-    memset(sums, 0, (size_t)count * sizeof(double));
-    for (k = 0; k < n; k++)
-        for (o = 0; o < count; o++) sums[o] += x[k] * weight[(size_t)k * ld + (size_t)o];
-}
-
-static void run_dense(const bnn_job *j, int32_t row, int32_t rows)
-{
-    const bnn_node *node = j->node;
-    const int32_t n = j->layout.inner, per_group = j->out->channels / node->groups;
-    const bnn_dtype dtype = node->finish.computed;
-    double *x64 = (double *)(void *)(j->scratch + j->layout.row),
-           *sums64 = (double *)(void *)(j->scratch + j->layout.sums);
-    float *x32 = (float *)(void *)(j->scratch + j->layout.row),
-          *sums32 = (float *)(void *)(j->scratch + j->layout.sums);
-    size_t stride;
-    int32_t group, r, k;
-    for (r = 0; r < rows; r++) {
-        for (group = 0; group < node->groups; group++) {
-            const int32_t first = node->groups == 1 ? j->first : 0,
-                          count = node->groups == 1 ? j->count : per_group;
-            const float *weight =
-                (const float *)node->weight + (size_t)group * (size_t)n * (size_t)per_group + first;
-            const void *x = rows_of(j, row + r, 1, group, &stride);
-            if (BNN_IS(dtype, BNN_F64)) {
-                to_double(j->in->dtype, x, n, x64);
-                dense_f64(x64, n, weight, (size_t)per_group, count, sums64 + group * per_group);
-                continue;
-            }
-            if (BNN_IS(j->in->dtype, BNN_F64)) {
-                for (k = 0; k < n; k++) x32[k] = (float)((const double *)x)[k];
-                x = x32;
-            }
-            j->plan->kernels->dense_f32((const float *)x, n, weight, (size_t)per_group, count,
-                                        sums32 + group * per_group);
-        }
-        bnn_finish_row(j, row + r, dtype, j->scratch + j->layout.sums, j->first, j->count);
-    }
+    finish_rows(j, row, rows, dtype, dtype == BNN_I32 ? (char *)sums : totals, 0, j->first, j->count);
 }
 
 #define DEPTHWISE(X, T, PIXEL, AT, PAD)                                                                      \
@@ -314,26 +310,23 @@ static void run_depthwise(const bnn_job *j, int32_t row, int32_t rows)
             depthwise_float(j->node, j->in, (const float *)image, place, (float *)sums);
         else if (BNN_HAS(BNN_F64))
             depthwise_double(j->node, j->in, (const double *)image, place, (double *)sums);
-        bnn_finish_row(j, r, bnn_sum_dtype(j->node, j->in->dtype), sums, 0, j->out->channels);
+        finish_rows(j, r, 1, bnn_sum_dtype(j->node, j->in->dtype), (char *)sums, 0, 0, j->out->channels);
     }
 }
 
 typedef void (*run_rows)(const bnn_job *, int32_t row, int32_t rows);
 
-static run_rows run_of(bnn_op op)
+static run_rows run_of(const bnn_node *node)
 {
-    if (BNN_IS_OP(op, BNN_PRODUCT_BITS)) return run_bits;
-    if (BNN_IS_OP(op, BNN_PRODUCT_F32)) return run_f32;
-    if (BNN_IS_OP(op, BNN_PRODUCT_F64)) return run_f64;
-    if (BNN_IS_OP(op, BNN_PRODUCT_I8)) return run_i8;
-    if (BNN_IS_OP(op, BNN_PRODUCT_U8)) return run_u8;
-    if (BNN_IS_OP(op, BNN_DENSE)) return run_dense;
-    return BNN_HAS_OP(BNN_DEPTHWISE) ? run_depthwise : NULL;
+    if (BNN_IS_OP(node->op, BNN_PRODUCT_BITS) && node->groups == 1) return run_bits;
+    if (BNN_IS_OP(node->op, BNN_PRODUCT_U8)) return run_u8;
+    if (BNN_IS_OP(node->op, BNN_DEPTHWISE)) return run_depthwise;
+    return run_groups;
 }
 
 void bnn_run_product(bnn_job *j, int32_t part, int32_t parts)
 {
-    const run_rows run = run_of(j->node->op);
+    const run_rows run = run_of(j->node);
     const int32_t total = j->batch->rows * bnn_places(j->out), outputs = j->out->channels;
     int32_t splits = j->node->groups == 1 ? (outputs + BNN_SPLIT - 1) / BNN_SPLIT : 1, i;
     int32_t from = 0, to = total;
