@@ -11,14 +11,13 @@ Every function keeps the shape and device of its input, and its dtype unless tol
 among its signs.
 """
 
+import warnings
 from collections.abc import Callable
-from functools import partial
-from typing import Any, ParamSpec
+from functools import cache, wraps
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
-
-from bnn.runtime import _native
 
 __all__ = [
     "StraightThrough",
@@ -36,7 +35,7 @@ __all__ = [
 StraightThrough = Callable[[Tensor, Tensor], Tensor]
 """A straight-through estimator: called with (x, value), it returns `value` and sends the gradient to `x`."""
 
-P = ParamSpec("P")
+Estimator = TypeVar("Estimator", bound=Callable[..., Tensor])
 
 
 def hard_sigmoid(x: Tensor) -> Tensor:
@@ -57,7 +56,7 @@ def sign(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     x, dtype = x.detach(), dtype or x.dtype
     if torch.compiler.is_compiling():  # one operation once fused; `pack` finds it in an exported graph
         return torch.where(x >= 0, 1.0, -1.0).to(dtype)
-    if (out := _compiled(_native.latent_signs, x, dtype)) is not None:
+    if (out := _compiled("latent_signs", x, dtype)) is not None:
         return out
     return (x >= 0).to(dtype).mul_(2).sub_(1)  # the same; eager `where` with scalars takes far longer
 
@@ -80,7 +79,7 @@ def stochastic_sign(
     x, dtype = x.detach(), dtype or x.dtype
     seed = torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device=x.device)
     compiling = torch.compiler.is_compiling()
-    if not compiling and (out := _compiled(_native.latent_draws, x, dtype, seed)) is not None:
+    if not compiling and (out := _compiled("latent_draws", x, dtype, seed)) is not None:
         return out
     # +1 where the byte lies below 256 hard_sigmoid(x) = 128 x + 128, rounded to the nearest.
     threshold = torch.add(128.5, x.float(), alpha=128).clamp(0, 256).to(torch.int16)
@@ -100,12 +99,12 @@ def _random_bytes(seed: Tensor, shape: torch.Size) -> Tensor:
 _BITS = {torch.float32: torch.float32, torch.bfloat16: torch.uint16}
 
 
-def _compiled(function: Callable[..., None], x: Tensor, dtype: torch.dtype, *seed: Tensor) -> Tensor | None:
-    """What a compiled pass makes of x, if that is float32 in a CPU's memory; else None."""
+def _compiled(name: str, x: Tensor, dtype: torch.dtype, *seed: Tensor) -> Tensor | None:
+    """What a compiled pass makes of x, if there is one and x is float32 in a CPU's memory; else None."""
     plain = type(x) in (Tensor, torch.nn.Parameter) and x.device.type == "cpu" and x.dtype == torch.float32
     # Whoever traces or watches operations would not see this one.
     watched = torch._C._get_tracing_state() or torch._C._len_torch_dispatch_stack()
-    if not plain or dtype not in _BITS or not x.is_contiguous() or watched:
+    if not plain or dtype not in _BITS or not x.is_contiguous() or watched or not (native := _native()):
         return None
     try:
         entries = x.numpy()
@@ -113,68 +112,27 @@ def _compiled(function: Callable[..., None], x: Tensor, dtype: torch.dtype, *see
         return None
     out = torch.empty_like(x, dtype=dtype)
     seeds = [int(s) & (2**64 - 1) for s in seed]
+    function = getattr(native, name)
     function(entries, out.view(_BITS[dtype]).numpy(), *seeds, threads=torch.get_num_threads())
     return out
 
 
-def identity_ste(x: Tensor, value: Tensor) -> Tensor:
-    """`value` forward; backward, the gradient goes to x unchanged: d/dx = 1 (BinaryConnect, algorithm 1)."""
-    return _apply(_IdentitySTE, x, value.clone())
+@cache
+def _native() -> Any:
+    """The compiled passes; None where they cannot be loaded, which is said once."""
+    try:
+        from bnn.runtime import _native as native
+    except ImportError as error:
+        warnings.warn(
+            f"the compiled engine cannot be loaded ({error}): PyTorch takes the signs of weights, slower",
+            RuntimeWarning,
+            stacklevel=4,  # who called `sign` or `stochastic_sign`
+        )
+        return None
+    return native
 
 
-def clipped_ste(x: Tensor, value: Tensor) -> Tensor:
-    """`value` forward; backward, the gradient passes where |x| <= 1 and is 0 elsewhere (BinaryNet, eq. 4)."""
-    return _apply(_ClippedSTE, x, value.clone())
-
-
-def tanh_ste(x: Tensor, value: Tensor) -> Tensor:
-    """`value` forward; backward, the gradient is that of tanh: times 1 - tanh(x)^2."""
-    return _apply(_TanhSTE, x, value.clone())
-
-
-def approx_ste(x: Tensor, value: Tensor) -> Tensor:
-    """`value` forward; backward, the gradient times 2 - 2|x| where |x| < 1, and 0 elsewhere.
-
-    That is the derivative of ApproxSign, a polynomial of degree 2 on either side of 0 which meets the sign at
-    -1, 0 and 1: 2x + x^2 on [-1, 0), 2x - x^2 on [0, 1), the sign beyond (Bi-Real Net, Liu et al., 2018,
-    eq. 7).
-    """
-    return _apply(_ApproxSTE, x, value.clone())
-
-
-def swish_ste(x: Tensor, value: Tensor, beta: float = 5.0) -> Tensor:
-    """`value` forward; backward, the gradient times beta (2 - z tanh(z / 2)) / (1 + cosh(z)) with z = beta x.
-
-    That is the derivative of SignSwish, SS(x) = 2 s(z) (1 + z (1 - s(z))) - 1 with the logistic function s
-    (BNN+, Darabi et al., 2018). It is beta at x = 0, and negative where |z| > 2.4, as SS overshoots ±1 and
-    comes back.
-
-    Args:
-        x, value: as for every estimator.
-        beta: the larger, the nearer SS is to the sign. For another than 5 in a quantizer:
-            `functools.partial(swish_ste, beta=10.0)`.
-    """
-    return _swish(x, value.clone(), beta)
-
-
-def progressive_ste(x: Tensor, value: Tensor, progress: float | Tensor) -> Tensor:
-    """`value` forward; backward, the gradient times k t (1 - tanh(t x)^2), with t = 10^(2 progress - 1).
-
-    That is the derivative of k tanh(t x) with k = max(1 / t, 1), IR-Net's error decay estimator (Qin et al.,
-    2020, eq. 12 and 13). In the course of training it turns from nearly the identity's, at progress 0, by way
-    of tanh's, at 1/2, into a peak of height 10 at x = 0, which is nearer to that of the sign.
-
-    Args:
-        x, value: as for every estimator.
-        progress: the share of training that is over, from 0 to 1; a tensor of one entry is never read on
-            the host. `bnn.quantizers.ProgressiveSign` keeps it.
-    """
-    return _progressive(x, value.clone(), progress)
-
-
-def without_copy(ste: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """The estimator for a value that nobody else holds: the result takes its memory instead of a copy."""
-    return _WITHOUT_COPY.get(id(ste), ste)
+# --- straight-through estimators --------------------------------------------------------------------------
 
 
 class _Estimator(torch.autograd.Function):
@@ -188,25 +146,53 @@ class _Estimator(torch.autograd.Function):
         return value.detach()
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(inputs[0])
+    def setup_context(ctx, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # type: ignore[no-untyped-def]
+        x, _, *parameters = inputs
+        ctx.save_for_backward(x, *parameters)
+
+    @classmethod
+    def apply(cls, *args: Tensor) -> Tensor:
+        """As `Function.apply`, which looks up the signature of `forward` at every call: 25 of 30 us.
+
+        `torch.func` alone has a use for that, and its calls still go there.
+        """
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            result: Tensor = super().apply(*args)  # type: ignore[no-untyped-call]
+        else:
+            result = super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
+        return result
 
 
-def _apply(estimator: type[torch.autograd.Function], *args: Any) -> Tensor:
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return estimator.apply(*args)
-    # `Function.apply` looks up the signature of `forward` at every call, for `torch.func` alone: 25 of 30 us.
-    return super(torch.autograd.Function, estimator).apply(*args)  # type: ignore[misc]
+def _estimator(ste: Estimator) -> Estimator:
+    """The estimator whose result has memory of its own, made of one whose result takes the value's."""
+
+    @wraps(ste)
+    def copying(x: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return ste(x, value.clone(), *args, **kwargs)
+
+    copying.without_copy = ste  # type: ignore[attr-defined]
+    return cast(Estimator, copying)
+
+
+def without_copy(ste: Estimator) -> Estimator:
+    """The estimator for a value that nobody else holds: the result takes its memory instead of a copy."""
+    return cast(Estimator, getattr(ste, "without_copy", ste))
 
 
 class _IdentitySTE(_Estimator):
     @staticmethod
-    def setup_context(ctx: object, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        pass
+    def setup_context(ctx: object, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        pass  # x is not needed, and need not be kept
 
     @staticmethod
     def backward(ctx: object, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
+
+
+@_estimator
+def identity_ste(x: Tensor, value: Tensor) -> Tensor:
+    """`value` forward; backward, the gradient goes to x unchanged: d/dx = 1 (BinaryConnect, algorithm 1)."""
+    return _IdentitySTE.apply(x, value)
 
 
 class _ClippedSTE(_Estimator):
@@ -216,11 +202,23 @@ class _ClippedSTE(_Estimator):
         return gradient * (x.abs() <= 1), None
 
 
+@_estimator
+def clipped_ste(x: Tensor, value: Tensor) -> Tensor:
+    """`value` forward; backward, the gradient passes where |x| <= 1 and is 0 elsewhere (BinaryNet, eq. 4)."""
+    return _ClippedSTE.apply(x, value)
+
+
 class _TanhSTE(_Estimator):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         (x,) = ctx.saved_tensors
         return gradient * (1 - x.tanh() ** 2), None
+
+
+@_estimator
+def tanh_ste(x: Tensor, value: Tensor) -> Tensor:
+    """`value` forward; backward, the gradient is that of tanh: times 1 - tanh(x)^2."""
+    return _TanhSTE.apply(x, value)
 
 
 class _ApproxSTE(_Estimator):
@@ -230,39 +228,48 @@ class _ApproxSTE(_Estimator):
         return gradient * (2 - 2 * x.abs()).clamp(min=0), None
 
 
-class _SwishSTE(torch.autograd.Function):
-    generate_vmap_rule = True
+@_estimator
+def approx_ste(x: Tensor, value: Tensor) -> Tensor:
+    """`value` forward; backward, the gradient times 2 - 2|x| where |x| < 1, and 0 elsewhere.
 
-    @staticmethod
-    def forward(x: Tensor, value: Tensor, beta: float = 5.0) -> Tensor:
-        return value.detach()
+    That is the derivative of ApproxSign, a polynomial of degree 2 on either side of 0 which meets the sign at
+    -1, 0 and 1: 2x + x^2 on [-1, 0), 2x - x^2 on [0, 1), the sign beyond (Bi-Real Net, Liu et al., 2018,
+    eq. 7).
+    """
+    return _ApproxSTE.apply(x, value)
 
-    @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(inputs[0])
-        ctx.beta = inputs[2]
 
+class _SwishSTE(_Estimator):  # of z = beta x, so that beta comes in by the chain rule
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
-        (x,) = ctx.saved_tensors
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        (z,) = ctx.saved_tensors
         # By s(z) and s(-z), as cosh overflows: 1 / (1 + cosh z) = 2 s(z) s(-z), tanh(z / 2) = s(z) - s(-z).
         # At ±1000 one of them is 0 in every dtype, and z is finite, so that their product is.
-        z = (ctx.beta * x).clamp(-1000, 1000)
+        z = z.clamp(-1000, 1000)
         above, below = z.sigmoid(), (-z).sigmoid()
-        return gradient * (2 * ctx.beta * (above * below) * (2 - z * (above - below))), None, None
+        return gradient * (2 * (above * below) * (2 - z * (above - below))), None
 
 
-class _ProgressiveSTE(torch.autograd.Function):
-    generate_vmap_rule = True
+@_estimator
+def swish_ste(x: Tensor, value: Tensor, beta: float = 5.0) -> Tensor:
+    """`value` forward; backward, the gradient times beta (2 - z tanh(z / 2)) / (1 + cosh(z)) with z = beta x.
 
+    That is the derivative of SignSwish, SS(x) = 2 s(z) (1 + z (1 - s(z))) - 1 with the logistic function s
+    (BNN+, Darabi et al., 2018). It is beta at x = 0, and negative where |z| > 2.4, as SS overshoots ±1 and
+    comes back.
+
+    Args:
+        x, value: as for every estimator.
+        beta: the larger, the nearer SS is to the sign. For another than 5 in a quantizer:
+            `functools.partial(swish_ste, beta=10.0)`.
+    """
+    return _SwishSTE.apply(beta * x, value)
+
+
+class _ProgressiveSTE(_Estimator):
     @staticmethod
-    def forward(x: Tensor, value: Tensor, t: Tensor) -> Tensor:
-        return value.detach()
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # type: ignore[no-untyped-def]
-        x, _, t = inputs
-        ctx.save_for_backward(x, t)
+    def forward(x: Tensor, value: Tensor, t: Tensor) -> Tensor:  # type: ignore[override]
+        return value.detach()  # here, as under `torch.compile` one with *args gave x itself
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
@@ -271,22 +278,20 @@ class _ProgressiveSTE(torch.autograd.Function):
         return gradient * (k * t * (1 - (t * x).tanh() ** 2)), None, None
 
 
-def _progressive(x: Tensor, value: Tensor, progress: float | Tensor) -> Tensor:
+@_estimator
+def progressive_ste(x: Tensor, value: Tensor, progress: float | Tensor) -> Tensor:
+    """`value` forward; backward, the gradient times k t (1 - tanh(t x)^2), with t = 10^(2 progress - 1).
+
+    That is the derivative of k tanh(t x) with k = max(1 / t, 1), IR-Net's error decay estimator (Qin et al.,
+    2020, eq. 12 and 13). In the course of training it turns from nearly the identity's, at progress 0, by way
+    of tanh's, at 1/2, into a peak of height 10 at x = 0, which is nearer to that of the sign.
+
+    Args:
+        x, value: as for every estimator.
+        progress: the share of training that is over, from 0 to 1; a tensor of one entry is never read on
+            the host. `bnn.quantizers.ProgressiveSign` keeps it.
+    """
     # A tensor of no axes: it does not change the dtype of x, compiled code takes any value of it, and on an
     # accelerator nothing waits for it.
     t = 10 ** (2 * torch.as_tensor(progress, dtype=torch.float32, device=x.device) - 1)
-    return _apply(_ProgressiveSTE, x, value, t)
-
-
-def _swish(x: Tensor, value: Tensor, beta: float = 5.0) -> Tensor:
-    return _apply(_SwishSTE, x, value, beta)
-
-
-_WITHOUT_COPY: dict[int, Callable[..., Tensor]] = {
-    id(identity_ste): partial(_apply, _IdentitySTE),
-    id(clipped_ste): partial(_apply, _ClippedSTE),
-    id(tanh_ste): partial(_apply, _TanhSTE),
-    id(approx_ste): partial(_apply, _ApproxSTE),
-    id(swish_ste): _swish,
-    id(progressive_ste): _progressive,
-}
+    return _ProgressiveSTE.apply(x, value, t)

@@ -1,6 +1,9 @@
 """The mathematics: signs, their probabilities, straight-through estimators."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -214,6 +217,40 @@ def test_compiled_passes_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.func.vmap(sign)(x)
     torch.func.vmap(stochastic_sign, randomness="different")(x)
     assert used[4:] == [False] * 6
+
+
+WITHOUT_COMPILED = """
+import sys, warnings
+sys.modules["bnn.runtime._native"] = None
+import torch
+from torch import nn
+import bnn
+from bnn.functional import sign, stochastic_sign
+warnings.simplefilter("always")
+with warnings.catch_warnings(record=True) as caught:
+    x = torch.linspace(-1, 1, 1001)
+    torch.save([sign(x), stochastic_sign(x, torch.Generator().manual_seed(3))], sys.argv[1])
+    model = bnn.binarize(nn.Sequential(nn.Linear(8, 4), bnn.StochasticSign()))
+    model(torch.randn(5, 8)).sum().backward()
+    assert model[0].parametrizations.weight.original.grad.abs().sum() > 0
+print(len(caught), caught[0].category.__name__, caught[0].filename)
+print(caught[0].message)
+"""
+
+
+def test_without_the_compiled_module_training_goes_on(tmp_path: Path) -> None:
+    """PyTorch's operations give the same signs; one RuntimeWarning, at the caller's line, says why."""
+    command = [sys.executable, "-c", WITHOUT_COMPILED, str(tmp_path / "signs.pt")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    kind, message = done.stdout.splitlines()
+    assert kind == "1 RuntimeWarning <string>"
+    assert message.startswith("the compiled engine cannot be loaded (")
+    assert "bnn.runtime._native" in message
+    x = torch.linspace(-1, 1, 1001)
+    expected = [sign(x), stochastic_sign(x, torch.Generator().manual_seed(3))]
+    found = torch.load(tmp_path / "signs.pt")
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
 def test_whoever_traces_sees_every_operation() -> None:
