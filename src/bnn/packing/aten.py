@@ -1,6 +1,7 @@
 """One function for each ATen operation that can be packed: from its arguments to nodes.
 
-Each takes the Translator and the operation's own arguments, adds nodes, and returns the name of its value.
+Each takes the Translator, the operation's first argument, and the others by their names in ATen's schema;
+it adds nodes, and returns the name of its value.
 """
 
 import operator
@@ -34,21 +35,14 @@ def _sides(value: Any) -> nodes.Padding:
     return (height, height, width, width)
 
 
-def _linear(t: Translator, x: Any, weight: Any, bias: Any = None) -> Value:
+def _linear(t: Translator, x: Any, weight: Any, bias: Any) -> Value:
     if len(t.shape(x)) != 1:
         t.fail(f"a linear layer on activations of shape {t.shape(x)}; it must be (features,): flatten first")
     return t.product(nodes.Linear, t.name(x), weight, bias)
 
 
 def _conv2d(
-    t: Translator,
-    x: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
+    t: Translator, x: Any, *, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Value:
     dilation = _pair(dilation)
     if padding == "valid":
@@ -80,9 +74,17 @@ def _conv2d(
 
 
 def _batch_norm(
-    t: Translator, x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float
+    t: Translator,
+    x: Any,
+    *,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    eps: float,
+    **_: Any,
 ) -> Value:
-    mean, var = t.fixed(mean, "a mean"), t.fixed(var, "a variance")
+    mean, var = t.fixed(running_mean, "a mean"), t.fixed(running_var, "a variance")
     gamma = np.ones_like(mean) if weight is None else t.fixed(weight, "a factor")
     beta = np.zeros_like(mean) if bias is None else t.fixed(bias, "a shift")
     scale = gamma / np.sqrt(var + eps)  # epsilon is added to the variance
@@ -97,13 +99,13 @@ def _getitem(t: Translator, x: Any, index: int) -> Value:
     return value[0]
 
 
-def _identity(t: Translator, x: Any, *args: Any, **kwargs: Any) -> Value:
+def _identity(t: Translator, x: Any, **_: Any) -> Value:
     if not t.node.meta["val"].is_floating_point():
         t.fail(f"{_short(t.node.target)} changes more than layout and precision")
     return t.values[x]
 
 
-def _reshape(t: Translator, x: Any, *args: Any) -> Value:
+def _reshape(t: Translator, x: Any, **_: Any) -> Value:
     before, after = t.shape(x), t.shape(t.node)
     if before == after:
         return t.name(x)
@@ -112,23 +114,18 @@ def _reshape(t: Translator, x: Any, *args: Any) -> Value:
     t.fail(f"reshapes {before} to {after}; only flattening is understood")
 
 
-def _at_least_zero(t: Translator, x: Any, bound: Any) -> Value:
-    return _compare(t, x, bound, negated=False)
+def _compare(negated: bool) -> Operation:
+    def translate(t: Translator, x: Any, other: Any) -> Value:
+        bound = t.constant(other)
+        if bound is None or bound.any():
+            t.fail("a comparison with something other than 0")
+        return AtLeastZero(t.name(x), negated)
+
+    return translate
 
 
-def _below_zero(t: Translator, x: Any, bound: Any) -> Value:
-    return _compare(t, x, bound, negated=True)
-
-
-def _compare(t: Translator, x: Any, bound: Any, negated: bool) -> Value:
-    value = t.constant(bound)
-    if value is None or value.any():
-        t.fail("a comparison with something other than 0")
-    return AtLeastZero(t.name(x), negated)
-
-
-def _where(t: Translator, condition: Any, yes: Any, no: Any) -> Value:
-    half, values = t.values[condition], [t.constant(yes), t.constant(no)]
+def _where(t: Translator, condition: Any, self: Any, other: Any) -> Value:
+    half, values = t.values[condition], [t.constant(self), t.constant(other)]
     if isinstance(half, AtLeastZero) and all(v is not None and v.size == 1 for v in values):
         signs = [v.item() for v in values if v is not None]
         if signs == ([-1.0, 1.0] if half.negated else [1.0, -1.0]):
@@ -136,46 +133,40 @@ def _where(t: Translator, condition: Any, yes: Any, no: Any) -> Value:
     t.fail("`where` is understood only as a sign, where(x >= 0, 1, -1): use bnn.functional.sign")
 
 
-def _full_like(t: Translator, x: Any, value: float, **kwargs: Any) -> Value:
-    return torch.tensor(float(value))  # one number stands for all entries
+def _full_like(t: Translator, x: Any, fill_value: float, **_: Any) -> Value:
+    return torch.tensor(float(fill_value))  # one number stands for all entries
 
 
 def _relu(t: Translator, x: Any) -> Value:
     return t.add(nodes.ReLU, t.name(x))
 
 
-def _prelu(t: Translator, x: Any, slope: Any) -> Value:
-    values = t.fixed(slope, "a slope")
+def _prelu(t: Translator, x: Any, weight: Any) -> Value:
+    values = t.fixed(weight, "a slope")
     return t.add(nodes.PReLU, t.name(x), slope=values.reshape(-1).astype(np.float32))
 
 
-def _leaky_relu(t: Translator, x: Any, slope: float = 0.01) -> Value:
-    return t.add(nodes.PReLU, t.name(x), slope=np.array([slope], dtype=np.float32))
+def _leaky_relu(t: Translator, x: Any, negative_slope: float) -> Value:
+    return t.add(nodes.PReLU, t.name(x), slope=np.array([negative_slope], dtype=np.float32))
 
 
-def _hardtanh(t: Translator, x: Any, low: float = -1.0, high: float = 1.0) -> Value:
-    return t.add(nodes.Hardtanh, t.name(x), low=float(low), high=float(high))
+def _hardtanh(t: Translator, x: Any, min_val: float, max_val: float) -> Value:
+    return t.add(nodes.Hardtanh, t.name(x), low=float(min_val), high=float(max_val))
 
 
-def _clamp(t: Translator, x: Any, low: Any = None, high: Any = None) -> Value:
+def _clamp(t: Translator, x: Any, min: Any = None, max: Any = None) -> Value:
     largest = float(np.finfo(np.float32).max)
-    if not all(v is None or isinstance(v, int | float) for v in (low, high)):
+    if not all(bound is None or isinstance(bound, int | float) for bound in (min, max)):
         t.fail("clamp with bounds that are not numbers")
-    return _hardtanh(t, x, -largest if low is None else low, largest if high is None else high)
+    return _hardtanh(t, x, -largest if min is None else min, largest if max is None else max)
 
 
 def _max_pool2d(
-    t: Translator,
-    x: Any,
-    kernel: Any,
-    stride: Any = (),
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
+    t: Translator, x: Any, *, kernel_size: Any, stride: Any, padding: Any, dilation: Any, **_: Any
 ) -> Value:
     if _pair(dilation) != (1, 1):
         t.fail("max pooling with dilation")
-    kernel = _pair(kernel)
+    kernel = _pair(kernel_size)
     stride = _pair(stride) if stride else kernel
     sides = _fit_window(t, x, kernel, stride, _sides(padding))
     return t.add(nodes.MaxPool2d, t.name(x), kernel=kernel, stride=stride, padding=sides)
@@ -184,14 +175,15 @@ def _max_pool2d(
 def _avg_pool2d(
     t: Translator,
     x: Any,
-    kernel: Any,
-    stride: Any = (),
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
+    *,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    count_include_pad: bool,
+    divisor_override: int | None,
+    **_: Any,
 ) -> Value:
-    kernel = _pair(kernel)
+    kernel = _pair(kernel_size)
     stride = _pair(stride) if stride else kernel
     sides = _sides(padding)
     if divisor_override is not None:
@@ -220,8 +212,8 @@ def _fit_window(
 
 
 def _adaptive(cls: type[Node]) -> Operation:
-    def translate(t: Translator, x: Any, size: Any) -> Value:
-        (_, height, width), (rows, columns) = t.shape(x), _pair(size)
+    def translate(t: Translator, x: Any, output_size: Any) -> Value:
+        (_, height, width), (rows, columns) = t.shape(x), _pair(output_size)
         if height % rows or width % columns:
             t.fail(f"adaptive pooling of {height}x{width} to {rows}x{columns}, which does not divide it")
         window = (height // rows, width // columns)
@@ -234,22 +226,14 @@ def _adaptive(cls: type[Node]) -> Operation:
 def _over_image(cls: type[Node]) -> Operation:
     """mean or amax over height and width: global pooling."""
 
-    def translate(t: Translator, x: Any, axes: Any, keepdim: bool = False, **kwargs: Any) -> Value:
+    def translate(t: Translator, x: Any, dim: Any, keepdim: bool, **_: Any) -> Value:
         shape = t.shape(x)
-        if len(shape) != 3 or sorted(a % 4 for a in axes or ()) != [2, 3]:
+        if len(shape) != 3 or sorted(axis % 4 for axis in dim or ()) != [2, 3]:
             t.fail("a reduction over axes other than height and width")
         name = t.add(cls, t.name(x), kernel=shape[1:], stride=shape[1:])
         return name if keepdim else t.add(nodes.Flatten, name)
 
     return translate
-
-
-def _add(t: Translator, x: Any, y: Any, alpha: float = 1) -> Value:
-    return _sum(t, x, y, alpha)
-
-
-def _sub(t: Translator, x: Any, y: Any, alpha: float = 1) -> Value:
-    return _sum(t, x, y, -alpha)
 
 
 def _sum(t: Translator, x: Any, y: Any, factor: float) -> Value:
@@ -266,38 +250,38 @@ def _sum(t: Translator, x: Any, y: Any, factor: float) -> Value:
     return t.add(nodes.Add, t.name(x), right)
 
 
-def _mul(t: Translator, x: Any, y: Any) -> Value:
-    a, b = t.constant(x), t.constant(y)
+def _mul(t: Translator, x: Any, other: Any) -> Value:
+    a, b = t.constant(x), t.constant(other)
     if b is not None:
         return t.affine(t.name(x), b, np.zeros(()))
     if a is not None:
-        return t.affine(t.name(y), a, np.zeros(()))
+        return t.affine(t.name(other), a, np.zeros(()))
     t.fail("a product of two activations")
 
 
-def _div(t: Translator, x: Any, y: Any) -> Value:
-    return t.affine(t.name(x), 1 / t.fixed(y, "a divisor"), np.zeros(()))
+def _div(t: Translator, x: Any, other: Any) -> Value:
+    return t.affine(t.name(x), 1 / t.fixed(other, "a divisor"), np.zeros(()))
 
 
 def _neg(t: Translator, x: Any) -> Value:
     return t.affine(t.name(x), -np.ones(()), np.zeros(()))
 
 
-def _cat(t: Translator, parts: Any, axis: int = 0) -> Value:
-    if axis % (len(t.shape(t.node)) + 1) != 1:
+def _cat(t: Translator, tensors: Any, dim: int) -> Value:
+    if dim % (len(t.shape(t.node)) + 1) != 1:
         t.fail("concatenation along another axis than the channels")
-    names = [t.name(part) for part in parts]
+    names = [t.name(part) for part in tensors]
     return names[0] if len(names) == 1 else t.add(nodes.Concat, *names)
 
 
-def _softmax(t: Translator, x: Any, axis: int, *args: Any) -> Value:
-    if len(t.shape(x)) != 1 or axis % 2 != 1:
+def _softmax(t: Translator, x: Any, dim: int, **_: Any) -> Value:
+    if len(t.shape(x)) != 1 or dim % 2 != 1:
         t.fail("softmax over something other than (batch, classes)")
     return t.add(nodes.Softmax, t.name(x))
 
 
-def _pad(t: Translator, x: Any, widths: Any, mode: str = "constant", value: float | None = None) -> Value:
-    widths = [*widths, *[0] * (4 - len(widths))]
+def _pad(t: Translator, x: Any, pad: Any, mode: str, value: float | None) -> Value:
+    widths = [*pad, *[0] * (4 - len(pad))]
     if mode != "constant" or len(widths) > 4 or min(widths) < 0:
         t.fail("padding other than by a constant around height and width")
     left, right, top, bottom = widths
@@ -305,7 +289,7 @@ def _pad(t: Translator, x: Any, widths: Any, mode: str = "constant", value: floa
 
 
 def _refuse(problem: str) -> Operation:
-    def translate(t: Translator, *args: Any, **kwargs: Any) -> Value:
+    def translate(t: Translator, x: Any, **_: Any) -> Value:
         t.fail(problem)
 
     return translate
@@ -321,30 +305,30 @@ OPERATIONS: dict[str, Operation] = {
     "aten.prelu.default": _prelu,
     "aten.leaky_relu.default": _leaky_relu,
     "aten.hardtanh.default": _hardtanh,
-    "aten.relu6.default": lambda t, x: _hardtanh(t, x, 0.0, 6.0),
+    "aten.relu6.default": lambda t, x: _hardtanh(t, x, 0, 6),
     "aten.clamp.default": _clamp,
     "aten.clamp_min.default": _clamp,
-    "aten.clamp_max.default": lambda t, x, high: _clamp(t, x, None, high),
-    "aten.ge.Scalar": _at_least_zero,
-    "aten.ge.Tensor": _at_least_zero,
-    "aten.lt.Scalar": _below_zero,
-    "aten.lt.Tensor": _below_zero,
+    "aten.clamp_max.default": _clamp,
+    "aten.ge.Scalar": _compare(negated=False),
+    "aten.ge.Tensor": _compare(negated=False),
+    "aten.lt.Scalar": _compare(negated=True),
+    "aten.lt.Tensor": _compare(negated=True),
     "aten.where.Scalar": _where,
     "aten.where.ScalarSelf": _where,
     "aten.where.ScalarOther": _where,
     "aten.where.self": _where,
     "aten.full_like.default": _full_like,
-    "aten.ones_like.default": lambda t, x, **kwargs: _full_like(t, x, 1),
-    "aten.zeros_like.default": lambda t, x, **kwargs: _full_like(t, x, 0),
+    "aten.ones_like.default": lambda t, x, **_: _full_like(t, x, 1),
+    "aten.zeros_like.default": lambda t, x, **_: _full_like(t, x, 0),
     "aten.max_pool2d.default": _max_pool2d,
     "aten.avg_pool2d.default": _avg_pool2d,
     "aten.adaptive_avg_pool2d.default": _adaptive(nodes.AvgPool2d),
     "aten.adaptive_max_pool2d.default": _adaptive(nodes.MaxPool2d),
     "aten.mean.dim": _over_image(nodes.AvgPool2d),
     "aten.amax.default": _over_image(nodes.MaxPool2d),
-    "aten.add.Tensor": _add,
-    "aten.sub.Tensor": _sub,
-    "aten.rsub.Scalar": lambda t, x, y, alpha=1: _sum(t, y, x, -alpha),
+    "aten.add.Tensor": lambda t, x, other, alpha: _sum(t, x, other, alpha),
+    "aten.sub.Tensor": lambda t, x, other, alpha: _sum(t, x, other, -alpha),
+    "aten.rsub.Scalar": lambda t, x, other, alpha: _sum(t, other, x, -alpha),
     "aten.mul.Tensor": _mul,
     "aten.div.Tensor": _div,
     "aten.neg.default": _neg,

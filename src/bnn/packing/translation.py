@@ -3,6 +3,7 @@
 What each ATen operation becomes is in `bnn.packing.aten`, what a weight becomes in `bnn.packing.weights`.
 """
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain, compress, count
@@ -44,7 +45,19 @@ Value = str | Tensor | Padded | AtLeastZero | tuple[Any, ...] | None
 """What a node of the exported graph stands for: the name of a value, a constant, or something on the way."""
 
 Operation = Callable[..., Value]
-"""Translates one ATen operation: called with a Translator and the operation's arguments."""
+"""Translates one ATen operation: called with a Translator, the operation's first argument, and by their names
+all others that ATen's schema has."""
+
+
+def _arguments(node: fx.Node) -> tuple[Any, dict[str, Any]]:
+    """The first argument of an operation, and all others by their names, defaults filled in."""
+    if node.target is operator.getitem:  # Python's own, which has no schema
+        return node.args[0], {"index": node.args[1]}
+    target: Any = node.target
+    first, *others = target._schema.arguments
+    values = {argument.name: argument.default_value for argument in others}
+    given = dict(zip([first.name, *values], node.args, strict=False)) | node.kwargs
+    return given.pop(first.name), values | given
 
 
 class Translator:
@@ -102,7 +115,8 @@ class Translator:
         translate = self.operations.get(str(node.target))
         if translate is None:
             self.fail(f"{node.target}: the runtime does not know this operation")
-        return translate(self, *node.args, **node.kwargs)
+        first, others = _arguments(node)
+        return translate(self, first, **others)
 
     # What the functions below use.
 
