@@ -66,7 +66,7 @@ def run_onnx(model: PackedModel, images: Array) -> Iterator[Row]:
     for name, unpacked in (("ONNX, packed", False), ("ONNX, unpacked", True)):
         (content,) = onnx.make(model, unpacked=unpacked).files.values()
         yield row(name, content, images)
-    yield row("ONNX, float twin", onnx_twin(model).SerializeToString(), normalised(model, images))
+    yield row("ONNX, float twin", onnx_twin(model), normalised(model, images))
 
 
 def run_c(model: PackedModel, images: Array) -> Iterator[Row]:
@@ -117,7 +117,7 @@ def main() -> None:
     for name in options.targets.split(","):
         rows.extend(TARGETS[name](model, images))
 
-    of_floats = onnx_twin(model).ByteSize()
+    of_floats = len(onnx_twin(model))
     lines = []
     for row in rows:
         equal = int((row.predicted == predicted).sum())

@@ -109,9 +109,9 @@ def test_twins_compute_what_the_reference_does(model: PackedModel) -> None:
     for channels_last in (False, True):
         y = torch_twin(model, "float32", channels_last)(torch.from_numpy(x)).numpy()
         np.testing.assert_allclose(y, want, rtol=0, atol=tolerance)
-    proto = onnx_twin(model)
-    onnx.checker.check_model(proto, full_check=True)
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    content = onnx_twin(model)
+    onnx.checker.check_model(content, full_check=True)
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(None, {"input": x})[0], want, rtol=0, atol=tolerance)
 
 

@@ -45,7 +45,7 @@ def test_a_file_is_a_twentieth_of_the_float_one() -> None:
     """784-1024-1024-1024-10: at most 1/20 of the same network with float weights, and computes the same."""
     model = mnist_network()
     content = content_of(model)
-    assert 20 * len(content) <= len(onnx_twin(model).SerializeToString())
+    assert 20 * len(content) <= len(onnx_twin(model))
     assert_equal(model, random_pixels(250, 1, 28, 28))
 
 
@@ -94,6 +94,23 @@ def test_unpacked_weights_are_plain_floats() -> None:
         assert tensors[name].shape == shape
         assert set(tensors[name].ravel()) == {-1, 1}
     assert "BitShift" not in {node.op_type for node in proto.graph.node}
+
+
+def test_a_plain_file_is_one_of_a_float_network() -> None:
+    """It takes normalised float32; each layer is one operation on a float weight and a bias, and no more."""
+    model = mnist_network(width=64)
+    proto = onnx.load_from_string(content_of(model, plain=True))
+    assert [given.name for given in proto.graph.input] == ["input"]
+    ops = Counter(node.op_type for node in proto.graph.node)
+    assert ops == {"Flatten": 1, "Gemm": 4, "Relu": 3, "Identity": 1}
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    assert {array.dtype for array in tensors.values()} == {np.dtype(np.float32)}
+    products = [node for node in model.nodes if isinstance(node, Linear)]
+    assert len(tensors) == 2 * len(products)
+    for node in products:
+        assert node.scale is not None
+        want = node.weight.signs() * node.scale[:, None]
+        np.testing.assert_allclose(tensors[f"{node.name}.weight"], want, rtol=1e-6)
 
 
 def test_metadata() -> None:

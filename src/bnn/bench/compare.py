@@ -227,7 +227,7 @@ def _onnxruntime(case: Case, x: Array) -> dict[str, _Run | None]:
     if not (installed("onnxruntime") and installed("onnx")):
         return dict.fromkeys(RIVALS[2:])
     model = case.twin or case.model
-    proto = onnx_twin(model).SerializeToString()
+    proto = onnx_twin(model)
     plain = _session(proto, case.threads, x)
     runs: dict[str, _Run | None] = {RIVALS[2]: _Run({"contiguous": plain}, _others_tolerance(case))}
     # It has integer convolutions only for models calibrated with data.

@@ -206,6 +206,14 @@ class _Product(Node):
     def kind(self, *inputs: Kind) -> Kind:
         return "int" if inputs[0] == "sign" and self.is_packed and self.scale is None else "float"
 
+    def dense(self) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """(weight, bias) of the float layer that computes the same: signs and scales are one weight."""
+        weight = self.weight.signs() if isinstance(self.weight, PackedWeight) else self.weight
+        if self.scale is None or self.shift is None:
+            return weight.astype(np.float32), None
+        scaled = weight * self.scale.reshape(-1, *[1] * (weight.ndim - 1))
+        return scaled.astype(np.float32), self.shift.astype(np.float32)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Linear(_Product):

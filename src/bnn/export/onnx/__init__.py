@@ -25,7 +25,7 @@ ENCODING = (
 )
 
 
-def make(model: PackedModel, *, unpacked: bool = False) -> Export:
+def make(model: PackedModel, *, unpacked: bool = False, plain: bool = False) -> Export:
     """The ONNX file of a model.
 
     Its one input is `pixels`, uint8, where the model has a mean and a deviation, which then are in the graph;
@@ -34,16 +34,19 @@ def make(model: PackedModel, *, unpacked: bool = False) -> Export:
     Args:
         model: the packed model.
         unpacked: store weights of ±1 in float32, for tools that do not fold constants.
+        plain: write the network as others write theirs, to compare with: all of it in float32, scales in the
+            weights, shifts as biases, normalised input. What runs it may merge operations, so results
+            differ from the runtime's by rounding.
 
     Raises:
         ExportError: a node cannot be expressed, or the constants are too large for an ONNX file.
         MissingExtraError: the package `onnx` is not installed.
     """
-    writer = Writer(model, unpacked)
+    writer = Writer(model, unpacked, plain)
     for node in model.nodes:
         write(writer, node)
     graph = writer.graph
-    graph.result(writer.floats(model.output.name), SCORES)
+    graph.result(writer.floats(model.output.name), SCORES, cast=not plain)
     if graph.bytes > LIMIT:
         raise ExportError(f"the constants take {graph.bytes:,} bytes; an ONNX file has room for {LIMIT:,}")
     shape = model.shapes[model.output.name]
@@ -57,7 +60,7 @@ def make(model: PackedModel, *, unpacked: bool = False) -> Export:
         f"takes {writer.given.name}: {writer.given.dtype}, {_shape(model.input.shape)}",
         f"gives {SCORES}: {FLOAT}, {_shape(shape)}",
         f"opset {OPSET}{', with float64 where signs are taken' if graph.uses_double else ''}",
-        f"{len(content):,} bytes, weights {'in float32' if unpacked else 'one bit each'}",
+        f"{len(content):,} bytes, weights {'in float32' if unpacked or plain else 'one bit each'}",
     )
     return Export({"model.onnx": content}, notes)
 

@@ -144,10 +144,10 @@ class Graph:
         """Of all constants."""
         return sum(len(tensor.raw_data) for tensor in self.initializers)
 
-    def result(self, x: Value, name: str) -> None:
-        """Gives a value, as float32, the reserved name of the output."""
-        node = self.helper.make_node("Cast", [x.name], [name], name=name, to=self.type_of(FLOAT))
-        self.nodes.append(node)
+    def result(self, x: Value, name: str, cast: bool = True) -> None:
+        """Gives a value the reserved name of the output, as float32; cast: also where it is of that."""
+        op, to = ("Cast", {"to": self.type_of(FLOAT)}) if cast else ("Identity", {})
+        self.nodes.append(self.helper.make_node(op, [x.name], [name], name=name, **to))
 
     def proto(self, given: Tensor, result: Tensor, properties: Mapping[str, str]) -> Any:
         """The model, from its input and its output; the batch size is free."""

@@ -76,9 +76,9 @@ def _where_at_least(w: Writer, node: Node, x: Value, least: str, above: str, bel
 
 
 def _affine(w: Writer, node: Affine) -> Value:
-    x = _input(w, node)
-    x = w.graph.cast(x, np.result_type(x.dtype, node.scale.dtype))
-    return w.graph.cast(w.affine(x, node.scale, node.shift, w.shape(node), node.name), node.scale.dtype)
+    x, dtype = _input(w, node), FLOAT if w.plain else node.scale.dtype
+    x = w.graph.cast(x, np.result_type(x.dtype, dtype))
+    return w.graph.cast(w.affine(x, node.scale, node.shift, w.shape(node), node.name), dtype)
 
 
 def _relu(w: Writer, node: ReLU) -> Value:

@@ -29,6 +29,8 @@ EXACT = 2**24  # every integer up to here is a float32
 def product(w: Writer, node: Product) -> Value:
     """scale * (weight · x) + shift."""
     source = w.values[node.inputs[0]]
+    if w.plain:
+        return _float_product(w, node, source)
     if source.dtype == np.uint8 and node.is_packed:
         return _product_of_pixels(w, node, source)
     dtype, x = reference.dtype_of(node), w.floats(node.inputs[0])
@@ -40,6 +42,14 @@ def product(w: Writer, node: Product) -> Value:
     return w.affine(y, node.scale, node.shift, w.model.shapes[node.name], node.name)
 
 
+def _float_product(w: Writer, node: Product, x: Value) -> Value:
+    """One operation on floats, its weight and its bias."""
+    values = zip(node.dense(), ("weight", "bias"), strict=True)
+    weight, *bias = (w.graph.constant(a, f"{node.name}.{what}") for a, what in values if a is not None)
+    pad_value = node.pad_value if isinstance(node, Conv2d) else 0
+    return _sums(w, node, Value(weight, FLOAT), x, pad_value, *bias)
+
+
 def _is_exact(w: Writer, node: Product) -> bool:
     """Whether its sums are of ±1 and 0."""
     padded = isinstance(node, Conv2d) and any(node.padding) and node.pad_value not in (-1, 0, 1)
@@ -49,11 +59,11 @@ def _is_exact(w: Writer, node: Product) -> bool:
 # --- sums -------------------------------------------------------------------------------------------------
 
 
-def _sums(w: Writer, node: Product, weight: Value, x: Value, pad_value: float) -> Value:
-    """weight · x in the weight's dtype."""
+def _sums(w: Writer, node: Product, weight: Value, x: Value, pad_value: float, *bias: str) -> Value:
+    """weight · x in the weight's dtype; plus the bias, in float32."""
     x, name = w.graph.cast(x, weight.dtype), node.name
     if isinstance(node, Linear):
-        return w.apply("Gemm", x, weight.name, out=f"{name}/sums", transB=1)
+        return w.apply("Gemm", x, weight.name, *bias, out=f"{name}/sums", transB=1)
     if weight.dtype != FLOAT:
         return _conv_by_taps(w, node, weight, w.padded(x, node.padding, pad_value, name))
     top, bottom, left, right = node.padding
@@ -64,6 +74,7 @@ def _sums(w: Writer, node: Product, weight: Value, x: Value, pad_value: float) -
         "Conv",
         x,
         weight.name,
+        *bias,
         out=f"{name}/sums",
         kernel_shape=node.weight.shape[2:],
         pads=pads,

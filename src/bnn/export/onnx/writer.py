@@ -30,11 +30,12 @@ class Writer:
         given: the input, raw pixels if the model knows them.
         values: what became of each value of the model, by its name there.
         of_pixels: dtype of normalised pixels.
+        plain: the file is to be what others write of a float network.
     """
 
-    def __init__(self, model: PackedModel, unpacked: bool) -> None:
-        self.model = model
-        self.given = Value(PIXELS, PIXEL) if model.input.mean else Value(INPUT, FLOAT)
+    def __init__(self, model: PackedModel, unpacked: bool, plain: bool) -> None:
+        self.model, self.plain = model, plain
+        self.given = Value(PIXELS, PIXEL) if model.input.mean and not plain else Value(INPUT, FLOAT)
         self.values = {INPUT: self.given}
         self.graph = Graph(unpacked, self.given.name, SCORES)
         self.normalised: dict[str, Value] = {}
@@ -90,7 +91,8 @@ class Writer:
             factor = self.per_channel(scale.astype(x.dtype), shape, f"{name}.scale")
             # The constant comes first: one that comes second, ONNX Runtime merges into the weights of a
             # convolution before it, which then are rounded, and its sums no integers any more.
-            x = Value(self.graph.add("Mul", factor, x.name, out=f"{name}/scaled"), x.dtype)
+            operands = (x.name, factor) if self.plain else (factor, x.name)
+            x = Value(self.graph.add("Mul", *operands, out=f"{name}/scaled"), x.dtype)
         if shift.any():
             offset = self.per_channel(shift.astype(x.dtype), shape, f"{name}.shift")
             x = self.apply("Add", x, offset, out=f"{name}/shifted")
