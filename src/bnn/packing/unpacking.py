@@ -140,7 +140,7 @@ class _Builder:
 
     def build(self) -> fx.GraphModule:
         for node in self.packed.nodes:
-            _MODULES[type(node)](self, node)
+            MODULES[type(node)](self, node)
         output = self.values[self.packed.output.name]
         self.graph.output(self.graph.call_method("float", (output,)) if self.mixed else output)
         return fx.GraphModule({**self.modules, **self.weights}, self.graph, "Unpacked").eval()
@@ -363,7 +363,7 @@ def _plain(make: Callable[[], nn.Module]) -> Callable[[_Builder, Any], None]:
     return lambda builder, node: builder.add(node, make())
 
 
-_MODULES: dict[type[Node], Callable[[_Builder, Any], None]] = {
+MODULES: dict[type[Node], Callable[[_Builder, Any], None]] = {
     nodes.Linear: _linear,
     nodes.Conv2d: _conv2d,
     nodes.Affine: _affine,
