@@ -2,6 +2,7 @@
 # make test      the tests, but for those marked slow
 # make test-all  all of them
 # make lint      lint, format and types
+# make docs      the site of docs/ and the API reference, into build/docs
 # make bench     how fast this machine runs one-bit networks, beside PyTorch and ONNX Runtime
 #
 # Each sets up .venv first. PYTHON=python3.12 chooses another interpreter.
@@ -12,7 +13,7 @@ DEMO := demo
 READY := .venv/.installed
 C_FILES := $(wildcard native/*.c native/*.h native/*.cpp native/*.hpp tests/native/*.c tests/native/export/*.c examples/cortex_m/*.c src/bnn/export/web/engine/*.c)
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint docs bench clean
 
 demo: $(READY)
 	$(BIN)/bnn train digits --out $(DEMO) --force
@@ -32,6 +33,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
 	$(BIN)/mypy
+
+docs: $(READY)
+	$(BIN)/python -m sphinx --quiet --fresh-env --fail-on-warning --keep-going docs build/docs
+	@echo "The site is in build/docs/index.html."
 
 bench: $(READY)
 	$(BIN)/bnn bench

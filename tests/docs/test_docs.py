@@ -1,6 +1,7 @@
 """What the pages in docs/ show works as it stands."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,28 +11,76 @@ import numpy as np
 import pytest
 import torch
 from support.helpers import one_of_each, random_pixels
-from support.paths import DOCS
+from support.paths import DOCS, ROOT
 
 import bnn
+from bnn.cli.options import make_parser
 from bnn.data import load_dataset
 from bnn.packed.costs import layer_costs
 
-PAGES = sorted(DOCS.glob("*.md"))
+PAGES = sorted(
+    page
+    for pages in (
+        DOCS.rglob("*.md"),
+        ROOT.glob("*.md"),
+        (ROOT / "src").rglob("README.md"),
+        ROOT.glob("native/*.md"),
+    )
+    for page in pages
+)
 
 
 def blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links(page: Path) -> None:
     """Files that a page links to, and those of the repository that it names, are there."""
     text = page.read_text(encoding="utf-8")
-    linked = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
-    assert [target for target in linked if not (DOCS / target).exists()] == []
-    named = re.findall(r"`((?:native|tests|examples|benchmarks)/[\w./*-]+)", text)
-    root = DOCS.parent
-    assert [name for name in named if not list(root.glob(name))] == []
+    linked = [target for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in target]
+    assert [target for target in linked if not (page.parent / target).exists()] == []
+    named = re.findall(r"`((?:native|tests|examples|benchmarks|docs|src|\.ci)/[\w./*-]+)", text)
+    assert [name for name in named if not list(ROOT.glob(name))] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands(page: Path) -> None:
+    """Targets of the Makefile and commands of `bnn` are there, and whole lines of the latter parse."""
+    text = page.read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"(?:`|^)make ([a-z]+(?:-[a-z]+)*)(?=`| *#| *$)", text, re.MULTILINE))
+    assert {target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)} <= {
+        "clean"
+    }
+    for line in re.findall(r"^bnn (.*)", text, re.MULTILINE):
+        make_parser().parse_args(shlex.split(line, comments=True))
+    known = {"train", "eval", "predict", "info", "bench", "export", "study"}
+    assert set(re.findall(r"`bnn ([a-z]+)", text)) <= known
+
+
+def drawn(folder: Path, program: str) -> list[str]:
+    """Names of the pictures that a program of docs/ draws into the folder."""
+    subprocess.run([sys.executable, DOCS / program, folder], check=True)
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_diagrams(tmp_path: Path) -> None:
+    """The diagrams that pages show are those that their program draws of code and tables as they are."""
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    names = drawn(tmp_path, "diagrams.py")
+    assert (
+        names
+        == sorted(path.name for path in DOCS.glob("*.svg"))
+        == sorted({*re.findall(r"([\w-]+\.svg)\)", text)})
+    )
+    for name in names:
+        made, shown = (
+            re.findall(r"<dc:description>(.*?)</dc:description>", (folder / name).read_text(encoding="utf-8"))
+            for folder in (tmp_path, DOCS)
+        )
+        assert made == shown != [], f"run docs/diagrams.py: {name} is out of date"
+        assert (DOCS / name).stat().st_size < 300_000
 
 
 def test_concepts() -> None:
@@ -45,10 +94,10 @@ def test_concepts() -> None:
 
 def test_figures_of_concepts_and_estimators(tmp_path: Path) -> None:
     """The program that draws the two pages' figures draws those that they show."""
-    subprocess.run([sys.executable, DOCS / "figures.py", tmp_path], check=True)
+    names = drawn(tmp_path, "figures.py")
     text = "".join((DOCS / page).read_text(encoding="utf-8") for page in ("concepts.md", "estimators.md"))
     shown = re.findall(r"\]\(([\w-]+\.png)\)", text)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(shown)
+    assert names == sorted(shown)
 
 
 def test_quick_start(

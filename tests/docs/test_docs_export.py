@@ -63,6 +63,13 @@ def test_onnx(model: PackedModel) -> None:
     assert Path("plain.onnx").stat().st_size > 10 * Path("mnist.onnx").stat().st_size
 
 
+def test_overview(model: PackedModel) -> None:
+    """The page on all exports writes one."""
+    model.save("model.bnn")
+    run_page("exports.md")
+    assert Path("model.onnx").stat().st_size > 0
+
+
 def test_folder(model: PackedModel) -> None:
     """The page's folder loads, predicts, and exports again."""
     assert main(command("export-folder.md")) == 0

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from support.paths import ROOT
+from support.paths import DOCS, ROOT
 from torch import nn
 
 from bnn.data import load_dataset
@@ -39,12 +39,18 @@ def test_the_ten_lines_run_and_learn(tmp_path, monkeypatch):
     assert (tmp_path / "model.bnn").stat().st_size < 6000
 
 
-def test_its_figures_name_their_commands():
-    """Every table in the README is followed or preceded by the command that prints it."""
-    text = README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", [README, DOCS / "results.md", DOCS / "exports.md", DOCS / "experiments.md"])
+def test_its_figures_name_their_commands(page):
+    """Every table of figures is followed or preceded by the command that prints it."""
+    text = page.read_text(encoding="utf-8")
     for table in re.finditer(r"(?:^\|.*\n)+", text, re.MULTILINE):
         around = text[max(0, table.start() - 700) : table.end() + 700]
         assert re.search(r"`[^`]*(?:bnn |make |python )[^`]*`|```", around), table.group()
+
+
+def test_it_is_short():
+    """Whoever opens it is running something within a minute."""
+    assert len(README.read_text(encoding="utf-8").splitlines()) < 120
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#:]+)\)", README.read_text(encoding="utf-8")))

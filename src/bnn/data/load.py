@@ -15,18 +15,25 @@ from bnn.data.svhn import load_svhn
 _FROM_FILES = {"mnist": load_mnist, "cifar10": load_cifar10, "svhn": load_svhn}
 
 DATASETS = ("digits", *_FROM_FILES)
+"""Names of the data sets."""
 
 
 def load_dataset(name: str, data_dir: str | Path | None = None, *, download: bool = True) -> Dataset:
     """A data set as uint8 arrays of shape (n, channels, height, width) and int64 labels.
 
-    name: one of DATASETS, or the path of a folder of images by class (`./mnist` for a folder of that name).
-    data_dir: holds a folder for each data set (`mnist/`, `cifar10/`, `svhn/`). Without it, the environment
-        variable BNN_DATA_DIR; without that, the user's cache folder. "digits" and a folder need none.
-    download: fetch missing files into `data_dir`; when false, they are an error.
+    Every file is checked before use.
 
-    Every file is checked before use. Raises DataError, one line, for an unknown name and for a file that
-    is missing, damaged or cannot be fetched; MissingExtraError for a package that is not installed.
+    Args:
+        name: one of DATASETS, or the path of a folder of images by class (`./mnist` for a folder of that
+            name).
+        data_dir: holds a folder for each data set (`mnist/`, `cifar10/`, `svhn/`). Without it, the
+            environment variable BNN_DATA_DIR; without that, the user's cache folder. "digits" and a folder
+            need none.
+        download: fetch missing files into `data_dir`; when false, they are an error.
+
+    Raises:
+        DataError: the name is unknown, or a file is missing, damaged or cannot be fetched. One line.
+        MissingExtraError: a package is not installed.
     """
     try:
         if name == "digits":

@@ -47,6 +47,7 @@ TARGETS: Mapping[str, Target] = {
     "web": Target("one HTML page that runs by itself", False),
     "folder": Target("a folder fit for a model hub", True, ("run",)),
 }
+"""Where a model can go, by name."""
 
 
 def export(

@@ -1,0 +1,97 @@
+"""The site that `make docs` builds of these pages, of the tutorial, and of the docstrings.
+
+Two things are unusual. Formulas become MathML, which browsers draw by themselves, so that a page fetches
+nothing from elsewhere. And docstrings are plain text with Google's sections, not reStructuredText.
+"""
+
+import re
+from dataclasses import fields
+
+from docutils import nodes
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.writers.html5 import HTML5Translator
+
+import bnn
+from bnn.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+project = "binaryconnect"
+author = "The binaryconnect developers"
+version = release = bnn.__version__
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["README.md"]  # index.md includes it
+default_role = "py:obj"  # `name` in a docstring is a link where there is such a name, else code
+
+# pages
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # the tutorial shows what was committed, which a test holds to the code
+
+# docstrings
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+maximum_signature_line_length = 88  # longer ones have a line for each argument
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+
+# looks
+html_theme = "furo"
+html_title = "binaryconnect"
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"
+html_show_copyright = html_show_sphinx = html_copy_source = False
+
+
+def as_restructured_text(
+    app: Sphinx, what: str, name: str, item: object, options: object, lines: list[str]
+) -> None:
+    """Our docstrings: what is indented after an empty line is code, and | * _ mean themselves."""
+    result: list[str] = []
+    in_code = False
+    for line in lines:
+        indented = line.startswith("    ")
+        if indented and not in_code and result and not result[-1]:
+            in_code = True
+            result += ["::", ""]
+        elif line and not indented:
+            in_code = False
+        parts = line.split("`") if not in_code else [line]
+        parts[::2] = [re.sub(r"([|*\\]|_\b)", r"\\\1", part) if not in_code else part for part in parts[::2]]
+        result.append("`".join(parts))
+    lines[:] = result
+
+
+def mathml(self: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
+    as_block = isinstance(node, nodes.math_block)
+    try:
+        self.body.append(tex2mathml(node.astext(), as_block=as_block))
+    except MathError as error:
+        logger.warning("%s: %s", error, node.astext(), location=node)
+    raise nodes.SkipNode
+
+
+def anchors_of_the_tutorial(app: Sphinx, name: str, source: list[str]) -> None:
+    """Jupyter's anchors keep capitals and dots, `#1.-The-task`; here they are as on the other pages."""
+    if name == "tutorial":
+        source[0] = re.sub(r"\(#(\d)\.([^)]+)\)", lambda part: f"(#{part[1]}{part[2].lower()})", source[0])
+
+
+def fields_of_the_configuration(
+    app: Sphinx, what: str, name: str, item: object, options: object, lines: list[str]
+) -> None:
+    """What `bnn train --help` says of each field."""
+    if item is TrainConfig and not any(line.startswith("Attributes:") for line in lines):
+        lines += ["Attributes:", *(f"    {f.name}: {f.metadata['help']}" for f in fields(TrainConfig)), ""]
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-docstring", as_restructured_text, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", fields_of_the_configuration, priority=300)
+    app.connect("source-read", anchors_of_the_tutorial)
+    app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
