@@ -37,6 +37,7 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 maximum_signature_line_length = 88  # longer ones have a line for each argument
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 napoleon_use_rtype = False
 
 # looks
@@ -52,7 +53,8 @@ def as_restructured_text(
     app: Sphinx, what: str, name: str, item: object, options: object, lines: list[str]
 ) -> None:
     """Our docstrings: what is indented after an empty line is code, and | * _ mean themselves."""
-    result: list[str] = []
+    # Of "Bytes: all of them", napoleon would take what stands before the colon for a type.
+    result = [""] if what in ("attribute", "data", "property") else []
     in_code = False
     for line in lines:
         indented = line.startswith("    ")
@@ -61,16 +63,23 @@ def as_restructured_text(
             result += ["::", ""]
         elif line and not indented:
             in_code = False
-        parts = line.split("`") if not in_code else [line]
-        parts[::2] = [re.sub(r"([|*\\]|_\b)", r"\\\1", part) if not in_code else part for part in parts[::2]]
-        result.append("`".join(parts))
+        if not in_code:
+            parts = line.split("`")
+            parts[::2] = [re.sub(r"([|*\\]|_\b)", r"\\\1", part) for part in parts[::2]]
+            line = "`".join(parts)
+        result.append(line)
     lines[:] = result
 
 
 def mathml(self: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
-    as_block = isinstance(node, nodes.math_block)
+    """The formula, with thin spaces about functions and none within bars, as TeX sets it."""
+    thin = '<mspace width="0.17em"/>'
     try:
-        self.body.append(tex2mathml(node.astext(), as_block=as_block))
+        text = tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block))
+        text = re.sub(r"(<mi[^>]*>\w{3,}</mi>)", rf"<mrow>{thin}\1</mrow>", text)
+        text = re.sub(r"<mo>&ApplyFunction;</mo>(?!\s*<mo[^>]*>\()", thin, text)
+        text = re.sub(r"<mo[^>]*>\|</mo>", '<mo lspace="0" rspace="0">|</mo>', text)
+        self.body.append(text)
     except MathError as error:
         logger.warning("%s: %s", error, node.astext(), location=node)
     raise nodes.SkipNode
@@ -82,16 +91,30 @@ def anchors_of_the_tutorial(app: Sphinx, name: str, source: list[str]) -> None:
         source[0] = re.sub(r"\(#(\d)\.([^)]+)\)", lambda part: f"(#{part[1]}{part[2].lower()})", source[0])
 
 
+def without_factories(
+    app: Sphinx,
+    what: str,
+    name: str,
+    item: object,
+    options: object,
+    signature: str | None,
+    result: str | None,
+) -> tuple[str | None, str | None]:
+    """A default that a dataclass makes anew has no text that Sphinx could parse."""
+    return (signature and signature.replace("<factory>", "..."), result)
+
+
 def fields_of_the_configuration(
     app: Sphinx, what: str, name: str, item: object, options: object, lines: list[str]
 ) -> None:
     """What `bnn train --help` says of each field."""
-    if item is TrainConfig and not any(line.startswith("Attributes:") for line in lines):
+    if item is TrainConfig:
         lines += ["Attributes:", *(f"    {f.name}: {f.metadata['help']}" for f in fields(TrainConfig)), ""]
 
 
 def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", as_restructured_text, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", fields_of_the_configuration, priority=300)
+    app.connect("autodoc-process-signature", without_factories)
     app.connect("source-read", anchors_of_the_tutorial)
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))

@@ -25,7 +25,8 @@ class PackedModel:
         input: what the model takes.
         nodes: in topological order; the last one is the output.
         about: strings on where the model comes from ("weights": "sign", "data": "mnist", ...).
-        shapes, kinds: of every value, by name; computed.
+        shapes: of every value, by name; computed.
+        kinds: likewise.
 
     Raises:
         ValueError: the graph is not sound; the message names the node.
