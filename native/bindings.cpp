@@ -24,7 +24,14 @@
 #include <string>
 #include <vector>
 
-#include "bnn.h"
+extern "C" {
+#include "job.h"
+
+// Of export_plan.c.
+decltype(bnn_plan_init) bnn_export_plan_init;
+decltype(bnn_arena_bytes) bnn_export_arena_bytes;
+}
+
 #include "latent.h"
 #include "peak.h"
 #include "threads.hpp"
@@ -98,6 +105,29 @@ public:
 
     std::string isa() const { return bnn_kernels_name(plan_.kernels); }
 
+    // What a C export is told: bytes and offsets of values; bytes of all values and of the arena; and of each
+    // operation the dtype of its sums, -1 if it is no product, and whether it gathers windows.
+    nb::tuple exported() const
+    {
+        std::vector<bnn_value> values = values_;
+        bnn_plan plan{};
+        std::size_t arena = 0;
+        std::vector<std::size_t> sizes, offsets;
+        std::vector<int> sums, gathers;
+        if (bnn_export_plan_init(&plan, values.data(), plan_.n_values, plan_.nodes, plan_.n_nodes,
+                                 &bnn_portable) != BNN_OK ||
+            bnn_export_arena_bytes(&plan, 1, 1, &arena) != BNN_OK)
+            throw std::bad_alloc(); // graphs that do not fit were refused before
+        for (const bnn_value &v : values) sizes.push_back(v.bytes), offsets.push_back(v.offset);
+        for (const bnn_node &node : nodes_) {
+            const bool product = bnn_is_product(node.op);
+            const bnn_dtype in = values[static_cast<std::size_t>(node.inputs[0])].dtype;
+            sums.push_back(product ? bnn_sum_dtype(&node, in) : -1);
+            gathers.push_back(product && node.op != BNN_DEPTHWISE && !bnn_is_pointwise(&node));
+        }
+        return nb::make_tuple(sizes, offsets, plan.row_bytes, arena, sums, gathers);
+    }
+
     void run(nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu> x,
              nb::ndarray<float, nb::c_contig, nb::device::cpu> out, int threads)
     {
@@ -160,7 +190,6 @@ private:
     }
 
     // --- from Python
-    // ---------------------------------------------------------------------------------------------
 
     void *own(std::size_t n)
     {
@@ -296,8 +325,9 @@ private:
             const bool integers = node.op == BNN_PRODUCT_BITS || finish.threshold;
             node.border.values = copy(integers ? BNN_I32 : finish.computed, b["values"]);
         }
-        node.mean = copy<double>(op["mean"]);
-        node.deviation = copy<double>(op["deviation"]);
+        const bnn_dtype out = values_.at(static_cast<std::size_t>(node.output)).dtype;
+        node.mean = copy(out, op["mean"]);
+        node.deviation = copy(out, op["deviation"]);
         node.flip = copy<std::uint64_t>(op["flip"]);
         nodes_.push_back(node);
     }
@@ -410,6 +440,7 @@ NB_MODULE(_native, m)
              nb::arg("values"), nb::arg("ops"), nb::arg("isa"))
         .def("run", &Plan::run, nb::arg("x"), nb::arg("out"), nb::arg("threads"))
         .def("bytes", &Plan::bytes, nb::arg("rows"), nb::arg("parts"))
+        .def("exported", &Plan::exported)
         .def_prop_ro("isa", &Plan::isa);
     m.def("instruction_sets", &instruction_sets,
           "Names of the kernels that this processor can run, slowest first.");

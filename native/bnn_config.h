@@ -1,7 +1,8 @@
 /* What of the engine is compiled: here, all of it.
 
-   A C export has a bnn_config.h of its own, with what its model needs. The conditions that read it are
-   ordinary ones, over constants: what they leave out is still checked by the compiler, and then dropped. */
+   A C export has a bnn_config.h of its own, with what its model needs: made from export_config.h. The
+   conditions that read it are ordinary ones, over constants: what they leave out is still checked by the
+   compiler, and then dropped. */
 
 #ifndef BNN_CONFIG_H
 #define BNN_CONFIG_H
@@ -21,6 +22,9 @@
 
 /* Bytes: of an arena, and of all that lies in it. */
 #define BNN_ALIGNMENT 64
+
+/* Whether the output lies in the arena as well, not where the caller says. */
+#define BNN_OUTPUT_IN_ARENA 0
 
 /* Places at a time: of products with tables, and of bits, whose weights then stay in cache. */
 #define BNN_ROWS 4

@@ -111,6 +111,6 @@ size_t bnn_scratch_bytes(const bnn_plan *plan, int32_t rows, int32_t parts)
 char *bnn_address(const bnn_plan *plan, const bnn_batch *batch, int32_t value)
 {
     if (value == 0) return (char *)(uintptr_t)batch->input; /* only read */
-    if (value == plan->nodes[plan->n_nodes - 1].output) return (char *)batch->output;
+    if (!BNN_OUTPUT_IN_ARENA && value == plan->nodes[plan->n_nodes - 1].output) return (char *)batch->output;
     return (char *)batch->arena + (size_t)batch->rows * plan->values[value].offset;
 }

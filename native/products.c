@@ -314,19 +314,21 @@ static void run_depthwise(const bnn_job *j, int32_t row, int32_t rows)
     }
 }
 
-typedef void (*run_rows)(const bnn_job *, int32_t row, int32_t rows);
-
-static run_rows run_of(const bnn_node *node)
+static void run_rows(const bnn_job *j, int32_t row, int32_t rows)
 {
-    if (BNN_IS_OP(node->op, BNN_PRODUCT_BITS) && node->groups == 1) return run_bits;
-    if (BNN_IS_OP(node->op, BNN_PRODUCT_U8)) return run_u8;
-    if (BNN_IS_OP(node->op, BNN_DEPTHWISE)) return run_depthwise;
-    return run_groups;
+    const bnn_op op = j->node->op;
+    if (BNN_IS_OP(op, BNN_PRODUCT_BITS) && j->node->groups == 1)
+        run_bits(j, row, rows);
+    else if (BNN_IS_OP(op, BNN_PRODUCT_U8))
+        run_u8(j, row, rows);
+    else if (BNN_IS_OP(op, BNN_DEPTHWISE))
+        run_depthwise(j, row, rows);
+    else
+        run_groups(j, row, rows);
 }
 
 void bnn_run_product(bnn_job *j, int32_t part, int32_t parts)
 {
-    const run_rows run = run_of(j->node);
     const int32_t total = j->batch->rows * bnn_places(j->out), outputs = j->out->channels;
     int32_t splits = j->node->groups == 1 ? (outputs + BNN_SPLIT - 1) / BNN_SPLIT : 1, i;
     int32_t from = 0, to = total;
@@ -343,5 +345,5 @@ void bnn_run_product(bnn_job *j, int32_t part, int32_t parts)
         j->count = bnn_least(b * BNN_SPLIT, outputs) - j->first;
         if (a == b) return;
     }
-    for (; from < to; from += j->layout.at_once) run(j, from, bnn_least(j->layout.at_once, to - from));
+    for (; from < to; from += j->layout.at_once) run_rows(j, from, bnn_least(j->layout.at_once, to - from));
 }

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -388,7 +389,7 @@ def readme_commands(folder: Path, name: str) -> list[str]:
 @needs("gcc")
 @every_model
 def test_memory_is_laid_out_as_the_engine_would(name: str, tmp_path: Path) -> None:
-    """Offsets, sizes and scratch are those of plan.c and job.c, which decide."""
+    """Offsets, sizes and scratch are those of plan.c and job.c, compiled beside what was exported."""
     out = exported(name, tmp_path)
     shutil.copy(NATIVE / "plan.c", out.folder / "bnn")
     text = (out.folder / "model.c").read_text()
@@ -439,6 +440,10 @@ def test_files_are_what_the_model_needs() -> None:
         }  # fmt: skip
         for file in always | extra:
             assert files[f"bnn/{file}"] == (NATIVE / file).read_bytes()
+        template = (NATIVE / "export_config.h").read_text().splitlines()
+        config = files["bnn/bnn_config.h"].decode().splitlines()
+        filled = [line.split()[1] for line, other in zip(config, template, strict=True) if line != other]
+        assert filled in (["BNN_OPS_USED", "BNN_DTYPES_USED", "BNN_GATHERS"][:n] for n in (2, 3))
 
 
 def test_the_same_model_gives_the_same_files() -> None:
@@ -516,6 +521,14 @@ def test_an_unknown_operation_is_named(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_without_the_compiled_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The engine plans the memory: where it cannot be loaded the error says so, and nothing is written."""
+    monkeypatch.setitem(sys.modules, "bnn.runtime.native", None)
+    with pytest.raises(ExportError, match=r"the compiled engine, which plans .* cannot be loaded: .*native"):
+        export(network_of_signs(), "c", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
 def test_constants_beyond_float_are_named(tmp_path: Path) -> None:
     """A double that is infinite as a float."""
     far = affine("far", "fc", [1e300] * 3, [0] * 3)
@@ -574,7 +587,7 @@ def test_a_wheel_has_the_sources() -> None:
     (installed,) = (folder for folder in folders if folder.is_dir())
     for path in installed.iterdir():
         assert path.read_bytes() == (NATIVE / path.name).read_bytes()
-    assert {"bnn.h", "softmax.c"} < {path.name for path in installed.iterdir()}
+    assert {"bnn.h", "export_config.h", "softmax.c"} < {path.name for path in installed.iterdir()}
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from bnn.runtime.lowering import lower
 from bnn.runtime.program import ACTIVATIONS, DTYPES, OPS, Border, Finish, Op, Program, Segment
 from bnn.runtime.reference import Activations
 
-__all__ = ["Engine", "instruction_sets"]
+__all__ = ["Engine", "instruction_sets", "plan_of"]
 
 
 def instruction_sets() -> list[str]:
@@ -64,11 +64,12 @@ class Engine:
         if dtype.char not in self._plans:
             # No lock, which a child of fork might find locked for ever: two threads at once make two of them.
             program = lower(self.model, "u8" if dtype == np.uint8 else "f32", self.activations)
-            self._plans.setdefault(dtype.char, _compile(program, self.isa))
+            self._plans.setdefault(dtype.char, plan_of(program, self.isa))
         return self._plans[dtype.char]
 
 
-def _compile(program: Program, isa: str) -> _native.Plan:
+def plan_of(program: Program, isa: str) -> _native.Plan:
+    """A program with its weights prepared for kernels of that name."""
     values = [[DTYPES.index(v.dtype), v.height, v.width, v.channels] for v in program.values]
     return _native.Plan(values, [_op(op) for op in program.ops], isa)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import bnn.export
 from bnn.export.c.device import Device, Used, device_program
 from bnn.export.c.memory import Memory, memory_of
-from bnn.export.c.model import Sources, sources
+from bnn.export.c.model import Sources, config, sources
 from bnn.export.c.project import makefile, readme
 from bnn.export.c.scores import LIMIT, sums_to_try
 from bnn.export.c.selftest import main_source
@@ -16,16 +16,7 @@ from bnn.runtime.lowering import LoweringError
 
 __all__ = ["make"]
 
-ALWAYS = (
-    "bnn.h",
-    "job.h",
-    "kernels.h",
-    "elementwise.h",
-    "engine.c",
-    "job.c",
-    "products.c",
-    "portable.c",
-)
+ALWAYS = ("bnn.h", "job.h", "kernels.h", "elementwise.h", "engine.c", "job.c", "products.c", "portable.c")
 
 
 def make(model: PackedModel) -> Export:
@@ -33,18 +24,20 @@ def make(model: PackedModel) -> Export:
 
     Raises:
         ExportError: the engine cannot run a node of the model, or a float not hold its values; it is named.
+            Or the compiled engine cannot be loaded.
     """
     try:
         device = device_program(model)
     except LoweringError as error:
         raise ExportError(f"node {error}") from error
-    used, memory = Used.by(device.program), memory_of(device.program)
+    memory = memory_of(device.program)
+    used = Used.by(device.program, memory)
     generated = sources(model, device, memory)
     files = {
         "model.h": generated.header,
         "model.c": generated.body,
         "main.c": main_source(model, device),
-        "bnn/bnn_config.h": generated.config,
+        "bnn/bnn_config.h": config(_native("export_config.h").decode(), used),
     }
     engine = {f"bnn/{name}": _native(name) for name in _needed(used)}
     c_files = sorted(name for name in (*files, *engine) if name.endswith(".c") and name != "main.c")

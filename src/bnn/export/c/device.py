@@ -7,17 +7,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn.export.c.memory import Memory
 from bnn.export.c.scores import Scores, exact_scores
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import Conv2d, Linear
 from bnn.runtime.lowering import lower
-from bnn.runtime.program import DType, Finish, Op, Program
+from bnn.runtime.program import OPS, Finish, Op, Program
 
-__all__ = ["PRODUCTS", "Device", "Used", "device_program", "is_pointwise", "sum_dtype", "uses_finish"]
+__all__ = ["Device", "Used", "device_program", "uses_finish"]
 
 Array = NDArray[Any]
 
-PRODUCTS = ("product_bits", "product_f32", "product_f64", "product_i8", "product_u8", "dense", "depthwise")
+PRODUCTS = OPS[OPS.index("product_bits") : OPS.index("depthwise") + 1]
+"""As bnn_is_product has it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,25 +56,6 @@ def device_program(model: PackedModel) -> Device:
     return Device(model, program, scores)
 
 
-def sum_dtype(program: Program, op: Op) -> DType:
-    """bnn_sum_dtype: of a product's sums."""
-    if op.op in ("product_bits", "product_i8"):
-        return "i32"
-    if op.op in ("product_f32", "product_f64"):
-        return "f32" if op.op == "product_f32" else "f64"
-    if op.op == "product_u8":
-        return "i32" if op.finish.threshold is not None else op.finish.computed
-    if op.op == "dense":
-        return op.finish.computed
-    dtype = program.values[op.inputs[0]].dtype
-    return dtype if dtype in ("f32", "f64") else "i32"
-
-
-def is_pointwise(op: Op) -> bool:
-    """Whether a product's rows lie in its input as they are."""
-    return op.kernel == op.stride == (1, 1) and op.groups == 1 and not any(op.padding)
-
-
 def uses_finish(op: Op) -> bool:
     """Whether bnn_finish says what becomes of its sums, or of its input."""
     return op.op == "map" or op.op in PRODUCTS
@@ -98,21 +81,17 @@ class Used:
     gathers: bool
 
     @classmethod
-    def by(cls, program: Program) -> "Used":
+    def by(cls, program: Program, memory: Memory) -> "Used":
         dtypes = {str(value.dtype) for value in program.values}
-        for op in program.ops:
-            if not uses_finish(op):
-                continue
-            if op.op != "map":
-                dtypes.add(sum_dtype(program, op))
-            elif program.values[op.inputs[0]].dtype == "bits":
+        for op, sums in zip(program.ops, memory.sums, strict=True):
+            if sums is not None:
+                dtypes.add(sums)
+            elif op.op == "map" and program.values[op.inputs[0]].dtype == "bits":
                 dtypes.add("f32")  # ±1 are made floats
-            if op.finish.threshold is None and program.values[op.output].dtype != "i32":
+            integers = op.finish.threshold is not None or program.values[op.output].dtype == "i32"
+            if uses_finish(op) and not integers:
                 dtypes.add(op.finish.computed)
-        gathers = any(
-            op.op in PRODUCTS and op.op != "depthwise" and not is_pointwise(op) for op in program.ops
-        )
-        return cls(frozenset(dtypes), frozenset(op.op for op in program.ops), gathers)
+        return cls(frozenset(dtypes), frozenset(op.op for op in program.ops), memory.gathers)
 
     @property
     def floats(self) -> bool:
@@ -133,7 +112,6 @@ def _with_integer_output(program: Program) -> Program:
     for k in reversed(range(len(ops))):
         values[ops[k].output] = replace(values[ops[k].output], dtype="i32")
         if ops[k].op != "to_planes":
-            assert sum_dtype(program, ops[k]) == "i32"
             assert _is_trivial(ops[k].finish)
             break
     return Program(tuple(values), tuple(ops))

@@ -1,98 +1,49 @@
-"""Where everything lies in the arena: as `native/plan.c` and `native/job.c` have it, for one sample."""
+"""What the engine says of a program: where everything lies in an export's arena, and what sums are."""
 
 from dataclasses import dataclass
 
-from bnn.export.c.device import PRODUCTS, is_pointwise, sum_dtype
-from bnn.packed import bits
-from bnn.runtime.program import Op, Program, Value
+from bnn.export.target import ExportError
+from bnn.runtime.program import DTYPES, DType, Program
 
-__all__ = ["ALIGNMENT", "Memory", "memory_of", "value_bytes"]
-
-ALIGNMENT = 8  # bytes: what the widest access needs
-_SLACK = 64  # BNN_SLACK
+__all__ = ["Memory", "memory_of"]
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes, for one sample.
+    """A plan for one sample at a time; all sizes in bytes.
 
     Attributes:
-        offsets: of each value in the arena; 0 for the input, which is the caller's.
+        sizes, offsets: of each value, in the arena; offset 0 for the input, which is the caller's.
         values: the arena's first part.
-        scratch: its second, which operations take turns in.
+        arena: all of it; behind the values is scratch, which operations take turns in.
+        sums: of each operation, the dtype of its sums, if it is a product.
+        gathers: whether the rows of some product do not lie in its input as they are.
     """
 
+    sizes: tuple[int, ...]
     offsets: tuple[int, ...]
     values: int
-    scratch: int
+    arena: int
+    sums: tuple[DType | None, ...]
+    gathers: bool
 
     @property
-    def arena(self) -> int:
-        return self.values + self.scratch
+    def scratch(self) -> int:
+        return self.arena - self.values
 
 
 def memory_of(program: Program) -> Memory:
-    """Places the values, so that those that are not needed at once share bytes."""
-    first, last = [-1] * len(program.values), [-1] * len(program.values)
-    for step, op in enumerate(program.ops):
-        for value in op.inputs:
-            last[value] = step
-        first[op.output] = last[op.output] = step
-    offsets, live, total = [0] * len(program.values), list[int](), 0
-    for step, op in enumerate(program.ops):
-        value, at = op.output, 0
-        room = _aligned(value_bytes(program.values[value]))
-        live = [other for other in live if last[other] >= step]
-        for other in live:  # in order of their offsets: the first gap that is wide enough
-            if offsets[other] >= at + room:
-                break
-            at = offsets[other] + _aligned(value_bytes(program.values[other]))
-        offsets[value], total = at, max(total, at + room)
-        live = sorted([*live, value], key=lambda other: offsets[other])
-    return Memory(tuple(offsets), total, max(_scratch(program, op) for op in program.ops))
+    """Asks native/export_plan.c, the engine's planner as an export has it.
 
-
-def value_bytes(value: Value) -> int:
-    return value.height * value.width * _pixel_bytes(value)
-
-
-def _pixel_bytes(value: Value) -> int:
-    if value.dtype == "bits":
-        return 8 * bits.words_per_row(value.channels)
-    return value.channels * {"u8": 1, "i8": 1, "i32": 4, "f32": 4, "f64": 8}[value.dtype]
-
-
-def _aligned(n: int) -> int:
-    return -(-n // ALIGNMENT) * ALIGNMENT
-
-
-def _scratch(program: Program, op: Op) -> int:
-    """bnn_layout_of, for one place at a time."""
-    source, out = program.values[op.inputs[0]], program.values[op.output]
-    if op.op == "map" and source.dtype == "bits":
-        return _aligned(4 * source.channels)
-    if op.op not in PRODUCTS:
-        return 0
-    taps, per_group = op.kernel[0] * op.kernel[1], source.channels // op.groups
-    n, sums = taps * per_group, sum_dtype(program, op)
-    width = 8 if sums == "f64" else 4
-    ld = _SLACK
-    if op.op != "product_bits" or op.groups > 1:
-        ld += -(-out.channels // _SLACK) * _SLACK
-    needed = []
-    if not is_pointwise(op):
-        tap = (
-            8 * bits.words_per_row(per_group) if source.dtype == "bits" else per_group * _entry_bytes(source)
-        )
-        needed.append(taps * tap)
-    if op.op == "product_u8":
-        needed += [2 * 64 * bits.words_per_row(n), 4 * ld] + [width * ld] * (sums != "i32")
-    else:
-        needed += [n * width] * (op.op in ("product_f64", "dense"))
-        needed += [4 * 64 * bits.words_per_row(n)] * (op.op == "product_f32")
-        needed.append(width * ld)
-    return sum(_aligned(size) for size in needed)
-
-
-def _entry_bytes(value: Value) -> int:
-    return _pixel_bytes(value) // value.channels
+    Raises:
+        ExportError: the compiled engine cannot be loaded.
+    """
+    try:
+        from bnn.runtime.native import plan_of
+    except ImportError as error:
+        raise ExportError(
+            f"the compiled engine, which plans an export's memory, cannot be loaded: {error}"
+        ) from error
+    sizes, offsets, values, arena, sums, gathers = plan_of(program, "portable").exported()
+    dtypes = tuple(DTYPES[dtype] if dtype >= 0 else None for dtype in sums)
+    return Memory(tuple(sizes), tuple(offsets), values, arena, dtypes, any(gathers))

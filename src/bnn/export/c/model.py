@@ -1,20 +1,21 @@
 """The generated sources of a model: model.h, model.c, and the engine's bnn_config.h."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
 from bnn.export.c.device import Device, Used
-from bnn.export.c.memory import ALIGNMENT, Memory
+from bnn.export.c.memory import Memory
 from bnn.export.c.scores import Scores
 from bnn.export.c.tables import Tables
 from bnn.export.c.text import array, comment, string
 from bnn.packed.model import PackedModel
 from bnn.runtime.program import DTYPES, OPS
 
-__all__ = ["Sources", "input_type", "score_type", "sources"]
+__all__ = ["Sources", "config", "input_type", "score_type", "sources"]
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,13 @@ class Sources:
     """Generated files.
 
     Attributes:
-        header, body, config: model.h, model.c, bnn_config.h.
+        header, body: model.h, model.c.
         weight_bytes: of the packed signs.
         constant_bytes: of all the program's arrays, the signs among them.
     """
 
     header: str
     body: str
-    config: str
     weight_bytes: int
     constant_bytes: int
 
@@ -54,7 +54,6 @@ def sources(model: PackedModel, device: Device, memory: Memory) -> Sources:
     return Sources(
         header=_header(model, device, memory),
         body=body,
-        config=_config(Used.by(program)),
         weight_bytes=tables.weight_bytes,
         constant_bytes=tables.constant_bytes + of_scores,
     )
@@ -252,46 +251,18 @@ int model_predict(const {input} *image, model_score *scores)
 # --- bnn_config.h -----------------------------------------------------------------------------------------
 
 
-def _config(used: Used) -> str:
-    return CONFIG.format(
-        ops=_mask(used.operations, OPS),
-        dtypes=_mask(used.dtypes, DTYPES),
-        op_names=", ".join(name for name in OPS if name in used.operations),
-        dtype_names=", ".join(name for name in DTYPES if name in used.dtypes),
-        gathers=int(used.gathers),
-        alignment=ALIGNMENT,
-    )
+def config(template: str, used: Used) -> str:
+    """native/export_config.h, with what the model has need of."""
+    values = {
+        "OPS_USED": _mask(used.operations, OPS),
+        "DTYPES_USED": _mask(used.dtypes, DTYPES),
+        "GATHERS": str(int(used.gathers)),
+    }
+    for name, value in values.items():
+        template = re.sub(rf"(?m)^(#define BNN_{name}) .*$", rf"\1 {value}", template)
+    return template
 
 
-def _mask(names: Iterable[str], all_names: Sequence[str]) -> str:
-    return f"0x{sum(1 << all_names.index(name) for name in names):x}u"
-
-
-CONFIG = """\
-/* What of the engine model.c needs; the compiler leaves out the rest. Made by `bnn export --to c`. */
-
-#ifndef BNN_CONFIG_H
-#define BNN_CONFIG_H
-
-/* One bit for each bnn_op that occurs, and for each bnn_dtype of a value, a sum or the arithmetic between. */
-#define BNN_OPS_USED {ops} /* {op_names} */
-#define BNN_DTYPES_USED {dtypes} /* {dtype_names} */
-
-/* Whether windows are gathered: of some product the rows do not lie in its input as they are. */
-#define BNN_GATHERS {gathers}
-
-/* Whether work is shared among parts, which several threads may run. */
-#define BNN_SHARES 0
-
-/* Whether tables of integers may be made where their row lies: of all kernels the portable ones alone do. */
-#define BNN_IN_PLACE 1
-
-/* Bytes: of the arena, and of all that lies in it. */
-#define BNN_ALIGNMENT {alignment}
-
-/* Places at a time: of products with tables, and of bits. One needs the least RAM. */
-#define BNN_ROWS 1
-#define BNN_ROWS_OF_BITS 1
-
-#endif
-"""
+def _mask(names: Collection[str], all_names: Sequence[str]) -> str:
+    used = [name for name in all_names if name in names]
+    return f"0x{sum(1 << all_names.index(name) for name in used):x}u /* {', '.join(used)} */"

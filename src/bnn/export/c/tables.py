@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn.export.c.device import sum_dtype, uses_finish
-from bnn.export.c.memory import Memory, value_bytes
+from bnn.export.c.device import uses_finish
+from bnn.export.c.memory import Memory
 from bnn.export.c.text import Names, array, comment
 from bnn.export.target import ExportError
-from bnn.runtime.program import Border, Finish, Op, Program, Segment, Value
+from bnn.runtime.program import Border, DType, Finish, Op, Program, Segment, Value
 
 __all__ = ["Tables"]
 
@@ -32,8 +32,8 @@ class Tables:
         self.program, self.names = program, Names()
         self.arrays: list[str] = []
         self.constant_bytes = self.weight_bytes = 0
-        self.values = [_value(v, at) for v, at in zip(program.values, memory.offsets, strict=True)]
-        self.nodes = [self.node(op) for op in program.ops]
+        self.values = list(map(_value, program.values, memory.sizes, memory.offsets))
+        self.nodes = list(map(self.node, program.ops, memory.sums))
 
     def put(self, what: str, node: str, values: Array | None) -> str:
         """Defines an array of constants; its name, or NULL for none."""
@@ -47,8 +47,8 @@ class Tables:
         self.weight_bytes += values.nbytes if what == "weight" and values.dtype == np.uint64 else 0
         return name
 
-    def node(self, op: Op) -> str:
-        """In the order of bnn_node, a line for each line there, about."""
+    def node(self, op: Op, sums: DType | None) -> str:
+        """In the order of bnn_node, a line for each line there, about; `sums`: their dtype, of a product."""
         source, out, name = self.program.values[op.inputs[0]], self.program.values[op.output], op.node
         signs = source.dtype == "bits"
         pads = op.pad_value != 0 and not signs and uses_finish(op)
@@ -59,7 +59,7 @@ class Tables:
             [int(op.pad_value) if signs else 0, self.number("pad", name, op.pad_value, source.dtype, pads)],
             [int(op.op == "avg_pool" and op.count_padding)],
             [self.put("weight", name, op.weight if op.rows is None else op.rows)],
-            [*self.segments(op, source), self.border(name, op.border)],
+            [*self.segments(op, source, sums == "i32"), self.border(name, op.border)],
             [self.put("mean", name, op.mean), self.put("deviation", name, op.deviation)],
             [self.put("smallest", name, op.flip)],
             [self.finish(name, op.finish)],
@@ -72,10 +72,9 @@ class Tables:
         """A constant that is read by its address."""
         return self.put(what, node, _of_dtype([value], dtype) if needed else None)
 
-    def segments(self, op: Op, source: Value) -> tuple[str, int]:
+    def segments(self, op: Op, source: Value, integers: bool) -> tuple[str, int]:
         if not op.segments:
             return NULL, 0
-        integers = sum_dtype(self.program, op) == "i32"
         rows = [self.segment(op, segment, source, integers) for segment in op.segments]
         name = self.names.of("segments", op.node)
         self.arrays.append(f"static const bnn_segment {name}[{len(rows)}] = {{\n{''.join(rows)}}};\n")
@@ -110,9 +109,9 @@ class Tables:
         return "{" + ", ".join(fields) + "}"
 
 
-def _value(value: Value, offset: int) -> str:
+def _value(value: Value, size: int, offset: int) -> str:
     shape = f"{value.height}, {value.width}, {value.channels}"
-    return f"    {{BNN_{value.dtype.upper()}, {shape}, {value_bytes(value)}, {offset}, 0, 0, 0}},\n"
+    return f"    {{BNN_{value.dtype.upper()}, {shape}, {size}, {offset}, 0, 0, 0}},\n"
 
 
 def _of_dtype(values: Sequence[float], dtype: str) -> Array:
