@@ -345,13 +345,7 @@ class _Lowering:
         fields: dict[str, Any] = {**window, "finish": fused.finish}
 
         if raw:
-            parts = segments(weight, window["groups"], self.model.input)
-            border = constants(node, self.shape_of(source), self.model.input)
-            fields |= {"segments": parts, "groups": 1, "border": border}  # the groups are the segments'
-            if fused.dtype == "bits" and fused.finish.activation == "identity":
-                thresholds = pixel_thresholds(parts, border, fused.finish, weight.taps)
-                if thresholds:
-                    fields["finish"], fields["border"] = thresholds
+            fields |= self.of_pixels(node, weight, window["groups"], fused)
             made = self.add("product_u8", [index], value, **fields)
         elif not node.is_packed:
             fields["weight"] = weight.dense(window["groups"])
@@ -385,6 +379,17 @@ class _Lowering:
             made = self.pool("max_pool", pool, made, flip=fused.flip)
         self.at[fused.names[-1]] = made
         return fused.names
+
+    def of_pixels(self, node: Product, weight: Weight, groups: int, fused: _Fused) -> dict[str, Any]:
+        """Fields of a product of raw pixels; its groups become segments."""
+        parts = segments(weight, groups, self.model.input)
+        border = constants(node, self.shape_of(node.inputs[0]), self.model.input)
+        fields = {"segments": parts, "groups": 1, "border": border}
+        if fused.dtype == "bits" and fused.finish.activation == "identity":
+            thresholds = pixel_thresholds(parts, border, fused.finish, weight.taps)
+            if thresholds:
+                fields["finish"], fields["border"] = thresholds
+        return fields
 
     def fuse(self, node: Product, integers: bool, raw: bool) -> "_Fused":
         """What follows a product and is computed with it: a threshold, or an activation and a sign.
