@@ -11,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 READY := .venv/.installed
-C_FILES := $(wildcard native/*.c native/*.h native/*.cpp native/*.hpp tests/native/*.c tests/native/export/*.c examples/cortex_m/*.c src/bnn/export/web/engine/*.c)
+C_FILES := $(wildcard native/*.c native/*.h native/*.cpp native/*.hpp tests/native/*.c tests/native/export/*.c examples/*.c examples/cortex_m/*.c src/bnn/export/web/engine/*.c)
 
 .PHONY: demo test test-all lint docs bench clean
 

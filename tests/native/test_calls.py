@@ -58,3 +58,17 @@ def test_every_definition_is_seen() -> None:
     declared = set(re.findall(r"^(?!static|typedef)\w[\w *]*?(bnn_\w+)\([^{;]*\);", headers, re.MULTILINE))
     assert len(declared) > 25
     assert declared <= {name for text in SOURCES.values() for name in defined(text)}
+
+
+def test_the_table_of_the_readme() -> None:
+    """It has each file, and no row calls its own or one below."""
+    text = (NATIVE / "README.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"\| --- \| --- \|\n(.*?)\n\n", text, re.DOTALL)
+    rows = [re.findall(r"`([\w.]+)`", line.split("|")[1]) for line in table.splitlines()]
+    named = [name if "." in name else f"{name}.c" for row in rows for name in row]
+    assert sorted(named) == sorted(path.name for path in NATIVE.glob("*.c*"))
+    found, above = calls(SOURCES), set[str]()
+    for row in rows:
+        files = {f"{name}.c" for name in row} & set(SOURCES)
+        assert all(found[file] - {file} <= above for file in files), row
+        above |= files
