@@ -1,9 +1,9 @@
 /* Plans as a C export has them: plan.c and job.c once more, with its configuration, under other names.
 
    An export holds a finished plan. `bnn export --to c` asks these two where its values lie and how large its
-   arena is, as they alone know; and whoever exports needs no compiler. (To compile them at export would take
-   one. A configuration that is read at run time would cost exported engines code, and these their constants.)
- */
+   arena is, for nobody else knows. Two other ways were weighed: to compile them when a model is exported
+   would need a compiler there; a configuration that is read at run time would make every exported engine
+   larger, as its compiler could leave out less. */
 
 #include "export_config.h"
 
