@@ -2,19 +2,16 @@
 
 Products are seen where PyTorch dispatches its operations, below modules and functions: what a module of the
 user's own multiplies is counted like a stock layer, and so is what happens between layers. A product belongs
-to the module whose forward is under way, and its weight is known by the memory that it lies in.
+to the module whose forward is under way, and its weight is known by the storage that it lies in.
 """
 
-import re
-import sys
 import warnings
-from bisect import bisect, insort
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from math import prod
+from functools import cache, partial
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -22,8 +19,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from bnn.binarization import named_latent_parameters
+from bnn.errors import first_lines
 from bnn.freezing import freeze
 from bnn.packed.costs import FLOAT, FLOAT_SIGN, MACS_KINDS, SIGN_SIGN, LayerCost, Summary
 from bnn.packed.nodes import PackedWeight, Shape
@@ -50,7 +50,7 @@ def module_summary(model: nn.Module, x: Any, batch_axis: int | None = 0) -> Summ
         frozen = _frozen_copy(model)
         binarized = {id(frozen.get_parameter(name)) for name, _ in named_latent_parameters(model)}
         products = _Products(frozen, binarized, batch, batch_axis)
-        products.run(tuple(value.detach().clone() for value in inputs))
+        products.run([value.detach().clone() for value in inputs])
     layers = tuple(products.costs())
     if not layers:
         raise ValueError(f"nothing to count in {_kind(model)}: it has no parameters and multiplies nothing")
@@ -83,11 +83,7 @@ def _frozen_copy(model: nn.Module) -> nn.Module:
     except ValueError:
         raise
     except Exception as error:  # deepcopy raises whatever the parts of the model do
-        raise ValueError(f"the model cannot be copied: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(f"the model cannot be copied: {first_lines(error)}") from error
 
 
 def _kind(module: nn.Module) -> str:
@@ -101,39 +97,36 @@ def _said(name: str, module: nn.Module) -> str:
 
 # --- operations -------------------------------------------------------------------------------------------
 
-Product = tuple[Tensor, Tensor, int]
-"""Inputs, weights, multiply-accumulates. Where neither is a parameter, weights are what comes second."""
-
-
-def _matrices(x: Tensor, w: Tensor) -> Product:
-    """(..., m, k) times (..., k, n): each entry of x meets n."""
-    return x, w, x.numel() * w.shape[-1]
-
-
-def _convolution(out: Tensor, x: Tensor, w: Tensor, *options: Any) -> Product:
-    """Each weight meets each place of the output; in a transposed one, each place of the input."""
-    places = x if options[4] else out  # bias, stride, padding, dilation, transposed
-    return x, w, w.numel() * places.shape[0] * prod(places.shape[2:])
-
-
 _aten: Any = torch.ops.aten
-_PRODUCTS: Mapping[Any, Callable[..., Product]] = {  # called with the result and the arguments
-    _aten.mm: lambda out, x, w, *_: _matrices(x, w),
-    _aten.bmm: lambda out, x, w, *_: _matrices(x, w),
-    _aten.addmm: lambda out, shift, x, w, *_: _matrices(x, w),
-    _aten.addbmm: lambda out, shift, x, w, *_: _matrices(x, w),
-    _aten.baddbmm: lambda out, shift, x, w, *_: _matrices(x, w),
-    _aten.linear: lambda out, x, w, *_: _matrices(x, w.t()),
-    _aten.mv: lambda out, w, x: (x, w, w.numel()),
-    _aten.addmv: lambda out, shift, w, x, *_: (x, w, w.numel()),
-    _aten.dot: lambda out, x, w: (x, w, x.numel()),
-    _aten.convolution: _convolution,
-    # nn.Bilinear: for each sample each weight once, times a product of two inputs.
-    _aten._trilinear: lambda out, x, w, *_: (x, w, x.numel() // x.shape[-1] * w.numel()),
+
+# Products, with the place of their first operand among the arguments; the second one follows it.
+_PRODUCTS: Mapping[Any, int] = {
+    **dict.fromkeys([_aten.mm, _aten.bmm, _aten.mv, _aten.dot, _aten.linear], 0),
+    **dict.fromkeys([_aten.addmm, _aten.addbmm, _aten.baddbmm, _aten.addmv], 1),
+    **dict.fromkeys([_aten.convolution, _aten._trilinear], 0),
 }
 
-# Fused ones, sparse ones, and those of integers, by their names.
-_UNKNOWN_PRODUCT = re.compile(r"mm(_|$)|matmul|attention|rnn(_layer)?$|conv(olution|\d|_)")
+
+def _product(operation: Any, args: tuple[Any, ...], out: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Inputs, weights, multiply-accumulates. Where neither is a parameter, weights are what comes second."""
+    x, w = args[_PRODUCTS[operation] :][:2]
+    if operation is _aten.convolution:
+        return x, w, flop_registry[operation](*args, out_val=out) // 2
+    if operation is _aten._trilinear:  # nn.Bilinear: for each sample each weight once
+        return x, w, x.numel() // x.shape[-1] * w.numel()
+    macs = out.numel() * x.shape[-1]  # each entry of the result is a sum along x's last axis
+    if operation is _aten.addbmm:  # and along its first
+        macs *= len(x)
+    return (w, x, macs) if w.dim() == 1 < x.dim() else (x, w, macs)
+
+
+def _may_multiply(func: Any) -> bool:
+    """Fused products, sparse ones, those of integers, and operations of others, by their names."""
+    parts = func.overloadpacket.__name__.split("_")
+    return func.namespace not in ("aten", "prim", "profiler") or any(
+        part.endswith(("mm", "matmul", "attention", "rnn")) or part.startswith("conv") for part in parts
+    )
+
 
 # What else may happen to a parameter without a product in it; a view, or something with "norm" in its name.
 _COPIES = {"clone", "_to_copy", "_unsafe_view"}
@@ -145,41 +138,17 @@ _SUMS = {"add", "add_", "sub", "sub_", "rsub", "cat", "stack", "where", "_prelu_
 def _without_fusion(model: nn.Module) -> Iterator[None]:
     """Fused attention and recurrence would hide their products."""
     backends: Any = torch.backends  # whose properties mypy takes for their descriptors
-    mha, mkldnn, cudnn = backends.mha, backends.mkldnn, backends.cudnn
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    before = mha.get_fastpath_enabled(), mkldnn.enabled, cudnn.enabled
-    try:
-        mha.set_fastpath_enabled(False)
-        if recurrent:  # else the faster convolutions may stay
-            mkldnn.enabled = cudnn.enabled = False
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        mha.set_fastpath_enabled(before[0])
-        mkldnn.enabled, cudnn.enabled = before[1:]
+    with ExitStack() as before, sdpa_kernel(SDPBackend.MATH):
+        before.callback(backends.mha.set_fastpath_enabled, backends.mha.get_fastpath_enabled())
+        backends.mha.set_fastpath_enabled(False)
+        for backend in (backends.mkldnn, backends.cudnn) if recurrent else ():  # else convolutions keep them
+            before.callback(setattr, backend, "enabled", backend.enabled)
+            backend.enabled = False
+        yield
 
 
 # --- counting ---------------------------------------------------------------------------------------------
-
-
-class _Memory:
-    """Whose memory a tensor lies in: so the views and the parts of a parameter are known."""
-
-    def __init__(self) -> None:
-        self._spans: list[tuple[int, int, Tensor]] = []  # start, end, owner; in order
-        self._kept: list[Tensor] = []  # else their memory would become that of others
-
-    def add(self, tensor: Tensor, owner: Tensor) -> None:
-        start = tensor.data_ptr()
-        insort(self._spans, (start, start + tensor.nbytes, owner), key=lambda span: span[0])
-        self._kept.append(tensor)
-
-    def owner(self, tensor: Tensor) -> Tensor | None:
-        if tensor.layout is not torch.strided:  # sparse: not in one place
-            return None
-        start = tensor.data_ptr()
-        at = bisect(self._spans, start, key=lambda span: span[0]) - 1
-        return self._spans[at][2] if at >= 0 and start < self._spans[at][1] else None
 
 
 @dataclass(eq=False)
@@ -194,6 +163,9 @@ class _Layer:
     unknown: bool = False  # it has a product of unknown size
     doubtful: bool = False  # something was done with its parameters that may have been a product
 
+    def __post_init__(self) -> None:
+        self.parameters = {id(p): p for p in self.module.parameters(recurse=False)}
+
 
 class _Products(TorchDispatchMode):
     """Runs a model, and counts on the way."""
@@ -203,23 +175,19 @@ class _Products(TorchDispatchMode):
         self.model, self.batch, self.batch_axis = model, batch, batch_axis
         self.layers = [_Layer(name, module) for name, module in model.named_modules()]
         self.running = [self.layers[0]]  # whose forwards are under way
-        self.failed: tuple[BaseException | None, _Layer] = None, self.layers[0]  # an exception, and where
         self.wrong_batch = ""
         self.weights = binarized  # ids of parameters that are packed if they can be; others join them
-        self.packed: dict[int, tuple[int, int] | None] = {}
+        self.packed = cache(_packed_sizes)
         self.padded: Tensor | None = None  # ±1 with 0 around it, the last such value
-        self.memory = _Memory()
-        self.owners: dict[int, list[_Layer]] = {}  # of each parameter, by its id
-        for layer in self.layers:
-            for parameter in layer.module.parameters(recurse=False):
-                self.memory.add(parameter, parameter)
-                self.owners.setdefault(id(parameter), []).append(layer)
-        self.inputs: set[int] = set()  # ids
+        self.parameters: dict[int, nn.Parameter] = {}  # by the storages that they and their copies lie in
+        self.copies: list[Tensor] = []  # kept, as else their storages would become others'
+        self.given: set[int] = set()  # storages of the inputs
 
-    def run(self, inputs: tuple[Tensor, ...]) -> None:
-        for value in inputs:
-            self.memory.add(value, value)
-            self.inputs.add(id(value))
+    def run(self, inputs: list[Tensor]) -> None:
+        for parameter in self.model.parameters():
+            parameter.data = parameter.data.clone()  # those of an RNN may share one storage
+            self.parameters[_storage(parameter)] = parameter
+        self.given.update(map(_storage, inputs))
         for layer in self.layers:
             layer.module.register_forward_pre_hook(partial(self._enter, layer), prepend=True)
             layer.module.register_forward_hook(partial(self._leave, layer), always_call=True)
@@ -227,11 +195,13 @@ class _Products(TorchDispatchMode):
             with _without_fusion(self.model), self:
                 self.model(*inputs)
         except Exception as error:  # a model can raise anything
-            layer = self.failed[1] if error is self.failed[0] else self.layers[0]
+            frames = [frame.f_locals.get("self") for frame, _ in walk_tb(error.__traceback__)]
+            inner = (layer for of in reversed(frames) for layer in self.layers if layer.module is of)
+            layer = next(inner, self.layers[0])
             shapes = " and ".join(map(str, layer.arguments))
             raise ValueError(
                 f"{_said(layer.name, layer.module)} does not take its input"
-                f"{f' of shape {shapes}' * bool(shapes)}: {_first_line(error)}"
+                f"{f' of shape {shapes}' * bool(shapes)}: {first_lines(error)}"
             ) from error
         if self.wrong_batch:
             raise ValueError(self.wrong_batch)
@@ -240,15 +210,14 @@ class _Products(TorchDispatchMode):
         """Of every layer that has parameters of its own or multiplies."""
         seen: set[int] = set()
         for layer in self.layers:
-            own = list(layer.module.parameters(recurse=False))
-            if own or layer.macs or layer.unknown:
-                yield self._cost(layer, [p for p in own if id(p) not in seen])
-                seen.update(map(id, own))
+            if layer.parameters or layer.macs or layer.unknown:
+                yield self._cost(layer, [p for key, p in layer.parameters.items() if key not in seen])
+                seen.update(layer.parameters)
 
     def _cost(self, layer: _Layer, parameters: list[nn.Parameter]) -> LayerCost:
         one_bit = word_bytes = floats = 0
         for parameter in parameters:
-            packed = self._packed(parameter) if id(parameter) in self.weights else None
+            packed = self.packed(parameter) if id(parameter) in self.weights else None
             one_bit += parameter.numel() if packed else 0
             word_bytes += packed[0] if packed else 0
             floats += packed[1] if packed else parameter.numel()
@@ -275,12 +244,8 @@ class _Products(TorchDispatchMode):
 
     def _leave(self, layer: _Layer, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.running.pop()
-        error = sys.exc_info()[1]
-        if error is not self.failed[0]:  # on its way up it meets the innermost module first
-            self.failed = error, layer
-        out = next(_tensors(output), None)
-        if layer.shape is None and out is not None:
-            layer.shape = self._without_batch(tuple(out.shape))
+        if layer.shape is None and (tensors := _tensors(output)):
+            layer.shape = self._without_batch(tuple(tensors[0].shape))
 
     def _check_batch(self, layer: _Layer, x: Tensor) -> None:
         """Some layers know where their batch is: it must be that of the model, or several for each sample."""
@@ -316,7 +281,7 @@ class _Products(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func.overloadpacket in _PRODUCTS:
-            self._count(*_PRODUCTS[func.overloadpacket](out, *args))
+            self._count(*_product(func.overloadpacket, args, out))
         elif not func.is_view:
             self._look(func, args, out)
         return out
@@ -329,14 +294,14 @@ class _Products(TorchDispatchMode):
             one_bit = self._holds_signs(w)
         else:
             self.weights.add(id(parameter))
-            one_bit = self._packed(parameter) is not None
+            one_bit = self.packed(parameter) is not None
         kind = FLOAT if not one_bit else SIGN_SIGN if self._holds_signs(x) else FLOAT_SIGN
         self._layer_of(parameter).macs[kind] += macs
 
     def _look(self, func: Any, args: Any, out: Any) -> None:
         """Notes what is done with parameters: could there be a product in it?"""
         running, operation = self.running[-1], func.overloadpacket.__name__
-        if func.namespace not in ("aten", "prim", "profiler") or _UNKNOWN_PRODUCT.search(operation):
+        if _may_multiply(func):
             running.unknown = True
         elif operation == "constant_pad_nd" and self._holds_signs(args[0]):
             self.padded = out
@@ -344,7 +309,8 @@ class _Products(TorchDispatchMode):
             if parameter is None:
                 continue
             if operation in _COPIES:
-                self.memory.add(out, parameter)
+                self.parameters[_storage(out)] = parameter
+                self.copies.append(out)
             elif operation in _LOOKUPS:
                 self.weights.add(id(parameter))
             elif operation not in _SUMS and "norm" not in operation and not _is_stock(running.module):
@@ -352,30 +318,20 @@ class _Products(TorchDispatchMode):
 
     # What they ask.
 
-    def _parameter(self, tensor: Tensor) -> Tensor | None:
+    def _parameter(self, tensor: Tensor) -> nn.Parameter | None:
         """The parameter that it is a view or a copy of."""
-        owner = self.memory.owner(tensor)
-        return owner if id(owner) in self.owners else None
+        return self.parameters.get(_storage(tensor))
 
     def _layer_of(self, parameter: Tensor | None) -> _Layer:
         """The running module, or the layer in it whose parameter it is: attention reads its `out_proj`'s."""
         running = self.running[-1]
-        owners = self.owners.get(id(parameter), [])
         within = f"{running.name}." if running.name else ""
-        inside = [owner for owner in owners if owner.name.startswith(within)]
-        return running if running in owners or not inside else inside[0]
-
-    def _packed(self, parameter: Tensor) -> tuple[int, int] | None:
-        """(bytes of its words, scales) if `pack` would make bits of it."""
-        if id(parameter) not in self.packed:
-            self.packed[id(parameter)] = _packed_sizes(parameter)
-        return self.packed[id(parameter)]
+        inside = (layer for layer in self.layers if layer.name.startswith(within))
+        return next((layer for layer in (running, *inside) if id(parameter) in layer.parameters), running)
 
     def _holds_signs(self, x: Tensor) -> bool:
         """Whether all of it is ±1, padding aside. What the model was given is not, whatever it holds."""
-        if x is self.padded or id(self.memory.owner(x)) in self.inputs:
-            return x is self.padded
-        return bool((x.abs() == 1).all())
+        return x is self.padded or (_storage(x) not in self.given and bool((x.abs() == 1).all()))
 
 
 def _packed_sizes(weight: Tensor) -> tuple[int, int] | None:
@@ -397,13 +353,11 @@ def _is_stock(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.nn.modules.")
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _storage(tensor: Tensor) -> int:
+    """Where the memory begins that it is a part of; -1 for a sparse tensor, which has no one place."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else -1
+
+
+def _tensors(value: Any) -> list[Tensor]:
     """All tensors in nested tuples, lists and dictionaries."""
-    match value:
-        case Tensor():
-            yield value
-        case tuple() | list():
-            for part in value:
-                yield from _tensors(part)
-        case Mapping():
-            yield from _tensors(list(value.values()))
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
