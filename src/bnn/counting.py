@@ -44,7 +44,7 @@ def module_summary(model: nn.Module, x: Any, batch_axis: int | None = 0) -> Summ
     batch = _batch(inputs[0], batch_axis)
     _check(model)
 
-    # The forward must draw no random numbers, which the user's next step would miss.
+    # The forward may draw random numbers; the user's next step must not notice.
     gpus = {t.device.index for t in (*model.parameters(), *inputs) if t.device.type == "cuda"}
     with torch.random.fork_rng(gpus), torch.no_grad():
         frozen = _frozen_copy(model)
@@ -207,7 +207,7 @@ class _Products(TorchDispatchMode):
             raise ValueError(self.wrong_batch)
 
     def costs(self) -> Iterator[LayerCost]:
-        """Of every layer that has parameters of its own or multiplies."""
+        """The costs of each layer that has parameters of its own or multiplies."""
         seen: set[int] = set()
         for layer in self.layers:
             if layer.parameters or layer.macs or layer.unknown:
@@ -248,7 +248,7 @@ class _Products(TorchDispatchMode):
             layer.shape = self._without_batch(tuple(tensors[0].shape))
 
     def _check_batch(self, layer: _Layer, x: Tensor) -> None:
-        """Some layers know where their batch is: it must be that of the model, or several for each sample."""
+        """Some layers know their batch axis: its length must be the batch's, or a multiple of it."""
         beside = -1  # the length of an axis before the batch's, which may be taken for it
         match layer.module:
             case nn.modules.conv._ConvNd(kernel_size=kernel):
@@ -330,7 +330,7 @@ class _Products(TorchDispatchMode):
         return next((layer for layer in (running, *inside) if id(parameter) in layer.parameters), running)
 
     def _holds_signs(self, x: Tensor) -> bool:
-        """Whether all of it is ±1, padding aside. What the model was given is not, whatever it holds."""
+        """Whether all of it is ±1, padding aside. The model's own input never counts as ±1."""
         return x is self.padded or (_storage(x) not in self.given and bool((x.abs() == 1).all()))
 
 

@@ -34,7 +34,7 @@ def freeze(model: M, weights: Literal["sign", "sample", "real"] = "sign", *, see
             "sample": one random sample, +1 with probability hard_sigmoid(latent weight), whichever of
             the two the model was trained with; other quantizers as in training mode.
             "real": the latent weights themselves, the paper's way to test a stochastic network.
-        seed: of the sample; None goes on from PyTorch's global generator.
+        seed: seed of the sample; None draws from PyTorch's global generator.
 
     Raises:
         ValueError: `weights` is none of the three, or a weight is NaN or infinite.
@@ -56,8 +56,8 @@ def freeze(model: M, weights: Literal["sign", "sample", "real"] = "sign", *, see
 def _restore(module: nn.Module, path: str, weights: str, values: dict[tuple[int, ...], nn.Parameter]) -> None:
     """Evaluates the module's parametrizations and gives it back its class and plain parameters.
 
-    Not by `remove_parametrizations`, which takes the property from the class: a copy shares its class with
-    the original, which would be broken.
+    `remove_parametrizations` would not do: it takes the property from the class, which the copy shares with
+    the original.
     """
     chains: Any = module.parametrizations
     frozen: dict[str, nn.Parameter] = {}
@@ -125,12 +125,12 @@ def _remove_hooks(model: nn.Module) -> None:
 def recalibrate(model: M, data: Tensor | Iterable[Any]) -> M:
     """Re-estimates the statistics of the model's batch norms under its present weights, in place.
 
-    Batch norm has learned the statistics of the weights it trained with. A stochastic network that is
-    frozen to its signs has others, and can fall to chance until it is recalibrated. Dropout, too, adds
-    variance in training alone (Li et al., "Understanding the Disharmony between Dropout and Batch
+    A batch norm has the statistics of the weights that it was trained with. A stochastic network that is
+    frozen to its signs has other ones, and its accuracy can fall to chance until it is recalibrated. Dropout,
+    too, adds variance in training only (Li et al., "Understanding the Disharmony between Dropout and Batch
     Normalization by Variance Shift", 2019).
 
-    Only the batch norms are put into training mode meanwhile: dropout and stochastic quantizers are not.
+    Only the batch norms are in training mode meanwhile; dropout and stochastic quantizers are not.
 
     Args:
         model: a frozen model, or any other.

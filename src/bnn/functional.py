@@ -46,12 +46,12 @@ def hard_sigmoid(x: Tensor) -> Tensor:
 def sign(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """+1 where x >= 0, else -1 (BinaryConnect, eq. 1). sign(0) = sign(-0.0) = +1: `torch.sign` has a 0 there.
 
-    A NaN has no sign and comes out as -1. Nothing reports it here, as that would cost a pass over the
-    data: training, freezing and packing look for NaN where values enter.
+    A NaN has no sign and becomes -1. It is not reported here, which would cost a pass over the data:
+    training, freezing and packing look for NaN where values enter.
 
     Args:
         x: any floating-point tensor.
-        dtype: of the result, made without a detour; None is x's. ±1 is exact in all of them.
+        dtype: dtype of the result; None means that of x. ±1 is exact in every one.
     """
     x, dtype = x.detach(), dtype or x.dtype
     if torch.compiler.is_compiling():  # one operation once fused; `pack` finds it in an exported graph
@@ -64,17 +64,17 @@ def sign(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 def stochastic_sign(
     x: Tensor, generator: torch.Generator | None = None, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """+1 with probability hard_sigmoid(x), else -1, each entry on its own (BinaryConnect, eq. 2).
+    """+1 with probability hard_sigmoid(x), else -1, independently for each entry (BinaryConnect, eq. 2).
 
-    The probability is rounded to a multiple of 1/256, as one random byte decides each sign: a float for each
-    would take longer to draw than the signs to multiply. It is exact at -1, 0 and 1, and the expected
-    value is clip(x, -1, 1) to within 1/256. The bytes are SplitMix64's (Steele, Lea, Flood, 2014), from a
-    seed that the generator gives.
+    One random byte decides each sign, so the probability is rounded to a multiple of 1/256: drawing a float
+    for each would take longer than the multiplication. It is exact for x = -1, 0 and 1, and the expected
+    value is clip(x, -1, 1) to within 1/256. The generator gives a seed, from which SplitMix64 makes the bytes
+    (Steele, Lea, Flood, 2014).
 
     Args:
         x: any floating-point tensor.
-        generator: of the random numbers, on x's device; None is PyTorch's global one.
-        dtype: of the result; None is x's.
+        generator: source of the random numbers, on the device of x; None means PyTorch's global one.
+        dtype: dtype of the result; None means that of x.
     """
     x, dtype = x.detach(), dtype or x.dtype
     seed = torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device=x.device)
@@ -100,9 +100,9 @@ _BITS = {torch.float32: torch.float32, torch.bfloat16: torch.uint16}
 
 
 def _compiled(name: str, x: Tensor, dtype: torch.dtype, *seed: Tensor) -> Tensor | None:
-    """What a compiled pass makes of x, if there is one and x is float32 in a CPU's memory; else None."""
+    """The result of the engine's compiled function, where that is loaded and can read x; else None."""
     plain = type(x) in (Tensor, torch.nn.Parameter) and x.device.type == "cpu" and x.dtype == torch.float32
-    # Whoever traces or watches operations would not see this one.
+    # What traces or watches PyTorch's operations would not see this one.
     watched = torch._C._get_tracing_state() or torch._C._len_torch_dispatch_stack()
     if not plain or dtype not in _BITS or not x.is_contiguous() or watched or not (native := _native()):
         return None
@@ -119,7 +119,7 @@ def _compiled(name: str, x: Tensor, dtype: torch.dtype, *seed: Tensor) -> Tensor
 
 @cache
 def _native() -> Any:
-    """The compiled passes; None where they cannot be loaded, which is said once."""
+    """The compiled module; None where it cannot be loaded, of which the first call warns."""
     try:
         from bnn.runtime import _native as native
     except ImportError as error:
@@ -152,9 +152,9 @@ class _Estimator(torch.autograd.Function):
 
     @classmethod
     def apply(cls, *args: Tensor) -> Tensor:
-        """As `Function.apply`, which looks up the signature of `forward` at every call: 25 of 30 us.
+        """`Function.apply`, without its look-up of the signature of `forward`: 25 of 30 us at every call.
 
-        `torch.func` alone has a use for that, and its calls still go there.
+        Only `torch.func` needs the look-up, and still gets it.
         """
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             result: Tensor = super().apply(*args)  # type: ignore[no-untyped-call]
@@ -164,7 +164,7 @@ class _Estimator(torch.autograd.Function):
 
 
 def _estimator(ste: Estimator) -> Estimator:
-    """The estimator whose result has memory of its own, made of one whose result takes the value's."""
+    """Makes the public estimator, which copies the value, from `ste`, whose result is in its memory."""
 
     @wraps(ste)
     def copying(x: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -175,7 +175,7 @@ def _estimator(ste: Estimator) -> Estimator:
 
 
 def without_copy(ste: Estimator) -> Estimator:
-    """The estimator for a value that nobody else holds: the result takes its memory instead of a copy."""
+    """The estimator without its copy, for a value that nobody else uses: the result is in its memory."""
     return cast(Estimator, getattr(ste, "without_copy", ste))
 
 

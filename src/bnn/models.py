@@ -1,4 +1,4 @@
-"""The papers' and the seeds' architectures, as float networks of stock modules.
+"""The architectures of the papers, as float networks of stock modules.
 
 `binarize(models.binaryconnect_mlp(...))` makes one binary; left as it is, it is the float twin. They share
 a signature, so that a recipe can name any of them:
@@ -25,7 +25,7 @@ Shape = tuple[int, int, int]
 def logistic_regression(
     shape: Shape, classes: int, width: int = 0, dropout: float = 0.0, dropout_in: float = 0.0
 ) -> nn.Sequential:
-    """One linear layer with a bias; `width` and `dropout` have nothing to act on."""
+    """One linear layer with a bias; `width` and `dropout` are ignored."""
     return nn.Sequential(nn.Flatten(), *_dropout(dropout_in), nn.Linear(prod(shape), classes))
 
 
@@ -57,7 +57,7 @@ def _mlp(
     layers: list[nn.Module] = [nn.Flatten(), *_dropout(dropout_in)]
     fan_in = prod(shape)
     for _ in range(3):
-        # No bias: the batch norm that follows would take it off again.
+        # No bias: the batch norm that follows would subtract it again.
         layers += [nn.Linear(fan_in, width, bias=False), nn.BatchNorm1d(width), activation()]
         layers += _dropout(dropout)
         fan_in = width

@@ -1,6 +1,6 @@
-"""What stands between a latent weight and its layer: one sample a forward, and no silent traps.
+"""The parametrization between a latent weight and its layer: one sample for each forward, no silent traps.
 
-`bnn.binarize` registers it; nothing else need know it but freezing, which takes it away again.
+`bnn.binarize` registers it, and freezing removes it; nothing else needs to know of it.
 """
 
 from typing import Any
@@ -15,10 +15,10 @@ class Binarized(nn.Module):
     """The parametrization that `binarize` registers: latent weight in, binarized weight out.
 
     In training, one forward of a module uses one sample, however often it reads the weight: an LSTM
-    reads it four times, tied layers read the same one. Forward hooks open and close that span; in it,
-    the first read is kept. It is computed with gradient even where it is read under `no_grad`, so a
-    read on the side costs no gradient. (`parametrize.cached()` would lose it.) A module that calls
-    itself starts a new span.
+    reads it four times, and tied layers share it. Forward hooks mark where a forward begins and ends;
+    between them the first sample is kept. It is computed with gradient even where it is read under
+    `no_grad`, so that later reads have their gradient (with `parametrize.cached()` they would not).
+    A module that calls itself starts a new sample.
     """
 
     def __init__(self, quantizer: nn.Module) -> None:
@@ -56,10 +56,10 @@ class Binarized(nn.Module):
         return value.clone()
 
     def check_untouched(self) -> None:
-        """Raises if a weight read earlier was changed in place since: the latent weight never saw that.
+        """Checks that a weight which was read earlier has not been changed in place since.
 
         Raises:
-            RuntimeError: so it was, by `nn.init`, `copy_`, `mul_`, ...
+            RuntimeError: it has, by `nn.init`, `copy_`, `mul_`, ..., and the latent weight has not.
         """
         handed_out = self._handed_out  # read once, as in eval() threads may share a model
         if handed_out is not None and not torch.compiler.is_compiling():

@@ -143,12 +143,12 @@ def _checked_progress(progress: float) -> float:
 class MagnitudeAwareSign(nn.Module):
     """mean|w| sign(w), the mean over each output row: XNOR-Net's weights (Rastegari et al., 2016, eq. 6).
 
-    Of all a sign(w), that is the nearest to w. A row of a weight is w[i], with one magnitude, so it packs to
-    bits and a scale. A row of zeros stays 0.
+    No other a sign(w) is nearer to w. A row is w[i]: it has one magnitude, so it packs to bits and a scale.
+    A row of zeros stays 0.
 
-    Backward, the mean counts as a constant: the gradient is mean|w| times what `ste` makes of it. Through the
-    mean each weight of the row would get sign(w) / n times Σ g_i sign(w_i) besides, which moves all their
-    magnitudes alike. In front of a batch norm that sum is 0, as the scale of a row has no influence there.
+    Backward, the mean counts as a constant: the gradient is mean|w| times the gradient of `ste`. Through the
+    mean, each weight of the row would also get sign(w) / n times Σ g_i sign(w_i), which moves all magnitudes
+    alike. Before a batch norm that sum is 0, because the scale of a row has no influence there.
 
     Args:
         ste: what backward does; see `Sign`.
@@ -186,7 +186,7 @@ class Ternary(nn.Module):
         axes = _row_axes(self, w)
         size = w.detach().abs().to(torch.promote_types(w.dtype, torch.float32))  # sums overflow in float16
         kept = size > 0.7 * size.mean(axes, keepdim=True)
-        # Of a row of zeros, none of which are kept, it is NaN, and no entry takes it.
+        # For a row of zeros it is NaN, but there no entry is kept and so none becomes NaN.
         magnitude = (size * kept).sum(axes, keepdim=True) / kept.sum(axes, keepdim=True)
         value = torch.where(kept, magnitude * sign(w, size.dtype), 0).to(w.dtype)
         return without_copy(self.ste)(w, value)

@@ -54,8 +54,9 @@ Array = NDArray[Any]
 Kind = Literal["input", "sign", "int", "float"]
 
 INPUT = "input"
-MAX_ELEMENTS = 2**28  # of one value of one sample: indices fit 32 bits in every engine, and a hostile
-# file cannot ask for terabytes
+# Entries of one value of one sample: indices fit 32 bits in every engine, and a hostile file cannot ask for
+# terabytes.
+MAX_ELEMENTS = 2**28
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +93,7 @@ class PackedWeight:
 
     @classmethod
     def from_signs(cls, signs: Array) -> "PackedWeight":
-        """From an array of ±1 of the weight's shape."""
+        """Packs an array of ±1 that has the weight's shape."""
         return cls(bits.pack(signs.reshape(signs.shape[0], -1)), signs.shape)
 
     def signs(self) -> NDArray[np.int8]:

@@ -42,7 +42,7 @@ class FormatError(ValueError):
 
     @classmethod
     def of(cls, path: str | Path, problem: object) -> "FormatError":
-        """Of whatever was noticed, which may quote the file at length."""
+        """The error for what was noticed, whose message may quote the file at length."""
         return cls(f"{path}: {' '.join(str(problem).split())[:300]}")
 
 

@@ -1,9 +1,9 @@
 """Folding: batch norms into the layers before them, and into thresholds where only a sign is left.
 
-Works on nodes as `bnn.packing.translation` makes them, with scales in float64, and returns an equal graph
-with fewer nodes whose scales are float32. Equal means: exactly, for every sign taken of integers; to rounding
-elsewhere. What does not fold stays an Affine node: a batch norm *before* a zero-padded convolution, say,
-where padding is 0 after the norm, so that its shift is missing at the border.
+It takes nodes as `bnn.packing.translation` makes them, with scales in float64, and returns an equal graph
+with fewer nodes, whose scales are float32. Signs of integers stay exactly what they were; other values may
+differ by rounding. What cannot be folded stays an Affine node: a batch norm *before* a zero-padded
+convolution, for example, as the padding is added after the norm and lacks its shift.
 """
 
 import warnings
@@ -64,7 +64,7 @@ class _Graph:
         return self.nodes.get(name)
 
     def uses(self) -> Counter[str]:
-        """How often each value is read; being the output counts."""
+        """How often each value is read; the output counts as read once more."""
         return Counter([self.output, *(name for node in self.nodes.values() for name in node.inputs)])
 
     def kinds(self) -> dict[str, Kind]:

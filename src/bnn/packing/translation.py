@@ -124,7 +124,7 @@ class Translator:
         raise ValueError(f"{self._where()}: {problem}")
 
     def _path(self) -> str:
-        """Of the module that the operation is in; "" for the model itself."""
+        """The path of the module that the operation is in; "" for the model itself."""
         stack = self.node.meta.get("nn_module_stack") or {}
         return next(
             (path for path, _ in reversed(stack.values()) if path and not path.startswith("_empty")), ""
@@ -157,14 +157,14 @@ class Translator:
         return value.double().numpy() if isinstance(value, Tensor) else None
 
     def fixed(self, node: Any, what: str) -> Array:
-        """The same, of an argument that must be constant."""
+        """The same for an argument that must be constant."""
         value = self.constant(node)
         if value is None:
             self.fail(f"{what} that depends on the input")
         return value
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
-        """Of an argument or result, without the batch axis."""
+        """The shape of an argument or result, without the batch axis."""
         return tuple(int(size) for size in node.meta["val"].shape[1:])
 
     def add(self, cls: type[Node], *inputs: str, **fields: Any) -> str:

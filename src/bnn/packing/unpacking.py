@@ -46,11 +46,11 @@ def to_torch(packed: PackedModel | Runner | str | Path) -> fx.GraphModule:
         logits = model(images)  # float32, normalised: (pixel / 255 - mean) / std
         bnn.pack(model, images, mean=0.1307, std=0.3081).save("again.bnn")  # the same bytes
 
-    It is of stock modules and in eval mode: deepcopy, state_dict, torch.export and `bnn.binarize`, to train
-    it further, work as with any other.
+    The model consists of stock modules and is in eval mode. deepcopy, state_dict and torch.export work on it
+    as on any other, and `bnn.binarize` to train it further.
 
-    Packed again, with the mean, std, labels and notes of the first time, it gives the same file, if `pack`
-    wrote that file. It gives another one
+    A file that `pack` wrote comes out the same when the model is packed again with the same mean, std, labels
+    and notes. It comes out different
 
     - if the name of a node cannot be a module's path: it is also the beginning of another's, is an attribute
       of `fx.GraphModule` or a Python keyword, or has punctuation other than `_`, `-` and spaces. That name
@@ -146,7 +146,7 @@ class _Builder:
         return fx.GraphModule({**self.modules, **self.weights}, self.graph, "Unpacked").eval()
 
     def shape(self, node: Node) -> Shape:
-        """Of the node's first input."""
+        """The shape of the node's first input."""
         return self.packed.shapes[node.inputs[0]]
 
     def inputs(self, node: Node) -> tuple[fx.Node, ...]:
@@ -336,7 +336,7 @@ def _max_pool(builder: _Builder, node: nodes.MaxPool2d) -> None:
 
 
 def _reaches_over(size: int, kernel: int, stride: int, padding: int, *, ceil: bool) -> int:
-    """By how much the last window of PyTorch's pooling reaches over the padded edge."""
+    """How far the last window of PyTorch's pooling reaches over the padded edge."""
     if not ceil:
         return 0
     padded = size + 2 * padding
@@ -359,7 +359,7 @@ def _avg_pool(builder: _Builder, node: nodes.AvgPool2d) -> None:
 
 
 def _plain(make: Callable[[], nn.Module]) -> Callable[[_Builder, Any], None]:
-    """Of a node without fields of its own."""
+    """The builder of a node that has no fields of its own."""
     return lambda builder, node: builder.add(node, make())
 
 

@@ -141,7 +141,7 @@ class Graph:
 
     @property
     def bytes(self) -> int:
-        """Of all constants."""
+        """Bytes of all constants."""
         return sum(len(tensor.raw_data) for tensor in self.initializers)
 
     def result(self, x: Value, name: str, cast: bool = True) -> None:

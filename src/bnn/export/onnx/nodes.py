@@ -117,7 +117,7 @@ def _avg_pool(w: Writer, node: AvgPool2d) -> Value:
         return w.apply("AveragePool", x, out=name, count_include_pad=int(node.count_padding), **_window(node))
     # ONNX Runtime has none of float64.
     padded, places = w.padded(x, node.padding, 0, name), w.model.shapes[name][1:]
-    total = w.sum(w.taps(padded, node.kernel, node.stride, (1, 1), places, name), name)
+    total = w.sum(w.taps(padded, node.kernel, stride=node.stride, places=places, name=name), name)
     rows, columns = (_counted(node, axis, w.shape(node)[1 + axis], places[axis]) for axis in (0, 1))
     counts = w.graph.constant(rows[:, None] * columns.astype(DOUBLE), f"{name}.counts")
     return w.apply("Div", total, counts, out=name)
@@ -145,7 +145,7 @@ def _window(node: Pool) -> dict[str, Any]:
 
 
 def _add(w: Writer, node: Add) -> Value:
-    """From left to right: in float32 until a float64 comes."""
+    """The sum from left to right, in float32 until a float64 comes."""
     total, *others = [w.floats(name) for name in node.inputs]
     for other in others:
         a, b = w.alike([total, other])

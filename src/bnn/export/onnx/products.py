@@ -85,9 +85,9 @@ def _sums(w: Writer, node: Product, weight: Value, x: Value, pad_value: float, *
 
 
 def _conv_by_taps(w: Writer, node: Conv2d, weight: Value, x: Value) -> Value:
-    """Of a padded image: the sum over taps of (groups, out, in) @ (groups, in, batch * places).
+    """The convolution of a padded image, a sum over taps of (groups, out, in) @ (groups, in, batch * places).
 
-    The batch is among the columns, for ONNX Runtime has no product with an empty batch of matrices.
+    The batch is among the columns because ONNX Runtime has no product with an empty batch of matrices.
     """
     graph, name = w.graph, node.name
     out, per_group, *kernel = node.weight.shape
@@ -100,7 +100,8 @@ def _conv_by_taps(w: Writer, node: Conv2d, weight: Value, x: Value) -> Value:
     columns = graph.integers(node.groups, per_group, -1)  # -1: as many as there are
 
     def terms() -> Iterator[Value]:
-        for tap, seen in enumerate(w.taps(x, kernel, node.stride, node.dilation, places, name)):
+        taps = w.taps(x, kernel, stride=node.stride, dilation=node.dilation, places=places, name=name)
+        for tap, seen in enumerate(taps):
             index = graph.number(tap, np.int64)
             matrix = w.apply("Gather", matrices, index, out=f"{name}.weight/tap", axis=0)
             seen = w.apply("Reshape", seen, columns, out=f"{name}/columns")
@@ -114,7 +115,7 @@ def _conv_by_taps(w: Writer, node: Conv2d, weight: Value, x: Value) -> Value:
 
 
 def _product_of_pixels(w: Writer, node: Product, source: Value) -> Value:
-    """From exact sums over the pixels of each deviation, as `reference._product_of_pixels` has it:
+    """The product of raw pixels, from exact sums for each deviation, as in `reference._product_of_pixels`:
 
     scale * (sum over deviations of (weight · pixels) / (255 deviation) + what black pixels give) + shift
     """

@@ -45,7 +45,7 @@ class Writer:
     # --- values -------------------------------------------------------------------------------------------
 
     def shape(self, node: Node) -> Shape:
-        """Of the node's first input."""
+        """The shape of the node's first input."""
         return self.model.shapes[node.inputs[0]]
 
     def floats(self, name: str) -> Value:
@@ -109,7 +109,14 @@ class Writer:
         return self.apply("Pad", x, around, self.graph.number(value, x.dtype), out=f"{name}/padded")
 
     def taps(
-        self, x: Value, kernel: Sequence[int], stride: Pair, dilation: Pair, places: Sequence[int], name: str
+        self,
+        x: Value,
+        kernel: Sequence[int],
+        *,
+        stride: Pair,
+        dilation: Pair = (1, 1),
+        places: Sequence[int],
+        name: str,
     ) -> Iterator[Value]:
         """What each tap of the kernel sees of a padded image: (batch, channels, *places)."""
         step = self.graph.integers(*bounded(stride))
@@ -121,7 +128,7 @@ class Writer:
                 yield self.apply("Slice", x, *window, step, out=f"{name}/tap")
 
     def sum(self, terms: Iterable[Value], name: str) -> Value:
-        """From left to right."""
+        """The sum of the terms, from left to right."""
         return reduce(lambda a, b: self.apply("Add", a, b.name, out=f"{name}/sum"), terms)
 
 
