@@ -53,8 +53,10 @@ def as_restructured_text(
     app: Sphinx, what: str, name: str, item: object, options: object, lines: list[str]
 ) -> None:
     """Our docstrings: what is indented after an empty line is code, and | * _ mean themselves."""
-    # Of "Bytes: all of them", napoleon would take what stands before the colon for a type.
-    result = [""] if what in ("attribute", "data", "property") else []
+    if what == "data" and lines[:1] == (type(item).__doc__ or "").splitlines()[:1]:
+        lines.clear()  # it has no text of its own, only its type's
+    # Of "Bytes: all of them", napoleon would take what stands before the colon for a type; `..` hides it.
+    result = ["..", ""] if what in ("attribute", "data", "property") else []
     in_code = False
     for line in lines:
         indented = line.startswith("    ")
@@ -66,9 +68,19 @@ def as_restructured_text(
         if not in_code:
             parts = line.split("`")
             parts[::2] = [re.sub(r"([|*\\]|_\b)", r"\\\1", part) for part in parts[::2]]
+            parts[1::2] = [part if re.fullmatch(r"\w[\w.]*", part) else f"`{part}`" for part in parts[1::2]]
             line = "`".join(parts)
         result.append(line)
     lines[:] = result
+
+
+def one_by_one(app: Sphinx, what: str, name: str, item: object, options: object, lines: list[str]) -> None:
+    """Fields that share a description, `mean, std: of ...`, which napoleon takes for a name and a type."""
+    for i in range(len(lines) - 1, -1, -1):
+        if shared := re.match(r"    (\w+(?:, \w+)+): ", lines[i]):
+            end = next((j for j in range(i + 1, len(lines)) if not lines[j].startswith("      ")), len(lines))
+            rest = [lines[i][shared.end(1) :], *lines[i + 1 : end]]
+            lines[i:end] = [line for n in shared[1].split(", ") for line in (f"    {n}{rest[0]}", *rest[1:])]
 
 
 def mathml(self: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
@@ -113,8 +125,9 @@ def fields_of_the_configuration(
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("autodoc-process-docstring", as_restructured_text, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", fields_of_the_configuration, priority=300)
+    app.connect("autodoc-process-docstring", one_by_one, priority=300)
+    app.connect("autodoc-process-docstring", as_restructured_text, priority=400)  # before napoleon
     app.connect("autodoc-process-signature", without_factories)
     app.connect("source-read", anchors_of_the_tutorial)
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))

@@ -17,10 +17,11 @@ class DataError(ValueError):
 class Dataset:
     """Labelled images in two parts. Validation data is the last part of the training set.
 
-    name: shown to users, for example "mnist".
-    train_images, test_images: uint8, 0..255, (n, channels, height, width).
-    train_labels, test_labels: int64, (n,), each an index into `classes`.
-    classes: class names by label.
+    Attributes:
+        name: shown to users, for example "mnist".
+        train_images, test_images: uint8, 0..255, (n, channels, height, width).
+        train_labels, test_labels: int64, (n,), each an index into `classes`.
+        classes: class names by label.
     """
 
     name: str

@@ -15,7 +15,6 @@ from bnn.data.svhn import load_svhn
 _FROM_FILES = {"mnist": load_mnist, "cifar10": load_cifar10, "svhn": load_svhn}
 
 DATASETS = ("digits", *_FROM_FILES)
-"""Names of the data sets."""
 
 
 def load_dataset(name: str, data_dir: str | Path | None = None, *, download: bool = True) -> Dataset:

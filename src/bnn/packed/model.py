@@ -25,8 +25,7 @@ class PackedModel:
         input: what the model takes.
         nodes: in topological order; the last one is the output.
         about: strings on where the model comes from ("weights": "sign", "data": "mnist", ...).
-        shapes: of every value, by name; computed.
-        kinds: likewise.
+        shapes, kinds: of every value, by name; computed.
 
     Raises:
         ValueError: the graph is not sound; the message names the node.
