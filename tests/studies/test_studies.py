@@ -11,6 +11,8 @@ from bnn.cli import main
 from bnn.studies import NAMES, find
 from bnn.studies.study import Cells, Options, Study, StudyError, conduct, difference, markdown
 
+QUICK = ("from-scratch", "test-time")  # the others run shorter in the tests below
+
 
 def tiny(calls: list[tuple[str, int]], fail_at: tuple[str, int] | None = None) -> Study:
     """A study of two variants, whose result is their name's length and the seed."""
@@ -108,7 +110,9 @@ def test_mistakes(argv: list[str], message: str, capsys: pytest.CaptureFixture[s
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NAMES]
+)
 def test_every_study_on_the_digits(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its command prints a table with every variant, and writes the report with its figures."""
     out = tmp_path / "study"

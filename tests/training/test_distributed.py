@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from bnn.cli import main
 from bnn.config import ConfigError, TrainConfig
 from bnn.training.checkpoints import read_checkpoint
 from bnn.training.distributed import World
@@ -36,12 +37,12 @@ def column(out: Path, name: str) -> np.ndarray:
         return np.array([float(row[name]) for row in csv.DictReader(file)])
 
 
-@pytest.mark.parametrize("adversarial", ["0", "0.1"])
+@pytest.mark.parametrize("adversarial", ["0", pytest.param("0.1", marks=pytest.mark.slow)])
 def test_two_processes_are_as_one(tmp_path: Path, adversarial: str) -> None:
     """Without batch norm twenty steps have the same losses; one process writes, and says it once."""
     alone, both = tmp_path / "alone", tmp_path / "both"
     options = [*STEPS, *WITHOUT_BATCH_NORM, "--adversarial", adversarial]
-    assert bnn_train(alone, *options).returncode == 0
+    assert main(["train", "digits", "--out", str(alone), *options]) == 0
     done = bnn_train(both, *options, processes=2)
     assert done.returncode == 0, done.stderr
     assert len(column(both, "loss_train")) == 20
@@ -52,6 +53,7 @@ def test_two_processes_are_as_one(tmp_path: Path, adversarial: str) -> None:
     assert {path.name for path in both.iterdir()} == {path.name for path in alone.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_checkpoint_moves_between_one_and_two_processes(tmp_path: Path) -> None:
     """Ten epochs in one process and ten more in two, or the other way round, are twenty in one."""
     whole = tmp_path / "whole"
@@ -113,6 +115,7 @@ def _launch(processes: int) -> list[str]:
     return ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
 
 
+@pytest.mark.slow
 def test_batch_norm_and_stochastic_weights_in_two_processes(tmp_path: Path) -> None:
     """The whole recipe trains, each process with samples and statistics of its own, and packs one network."""
     done = bnn_train(

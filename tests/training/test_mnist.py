@@ -1,5 +1,6 @@
 """The whole path on MNIST: every test image, PyTorch against the packed file. Needs the data."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -22,20 +23,37 @@ def mnist(mnist_dir):
     return load_dataset("mnist", mnist_dir, download=False)
 
 
-def _run(tmp_path, mnist_dir, model):
+@pytest.fixture
+def first_images(mnist, monkeypatch):
+    """Makes runs see only so many of the images to train on, and to test with."""
+
+    def first(train, test=10_000):
+        data = dataclasses.replace(
+            mnist,
+            train_images=mnist.train_images[:train],
+            train_labels=mnist.train_labels[:train],
+            test_images=mnist.test_images[:test],
+            test_labels=mnist.test_labels[:test],
+        )
+        monkeypatch.setattr("bnn.training.run.load_dataset", lambda name, folder: data)
+        return data
+
+    return first
+
+
+def _run(tmp_path, data, model):
     """A short run on the first 10,000 images: (float frozen network, its packed form)."""
-    config = TrainConfig.from_recipe("mnist", model=model, width=256, epochs=1, validation=50_000)
-    train(config, tmp_path, data_dir=mnist_dir)
-    fit, _, _ = split(
-        load_dataset("mnist", mnist_dir, download=False), config.validation, torch.device("cpu")
-    )
+    validation = len(data.train_images) - 10_000
+    config = TrainConfig.from_recipe("mnist", model=model, width=256, epochs=1, validation=validation)
+    train(config, tmp_path)
+    fit, _, _ = split(data, config.validation, torch.device("cpu"))
     frozen = freeze(as_tested(config, load_trained(tmp_path), fit))
     return frozen, load(tmp_path / "model.bnn")
 
 
-def test_all_predictions_equal_the_frozen_networks(mnist, mnist_dir, tmp_path):
+def test_all_predictions_equal_the_frozen_networks(mnist, first_images, tmp_path):
     """10,000 of 10,000 predictions are equal; logits differ by at most 1e-4 of the largest."""
-    frozen, net = _run(tmp_path, mnist_dir, "binaryconnect_mlp")
+    frozen, net = _run(tmp_path, first_images(11_000), "binaryconnect_mlp")
     contract = net.model.input
     x = ((mnist.test_images / 255 - contract.mean[0]) / contract.std[0]).astype(np.float32)
     with torch.no_grad():
@@ -47,12 +65,12 @@ def test_all_predictions_equal_the_frozen_networks(mnist, mnist_dir, tmp_path):
     assert np.mean(expected.argmax(1) == mnist.test_labels) > 0.8
 
 
-def test_sign_activations_are_exact_from_raw_pixels(mnist, mnist_dir, tmp_path):
+def test_sign_activations_are_exact_from_raw_pixels(mnist, first_images, tmp_path):
     """A network of ±1 activations gives, from uint8, the float64 frozen network's logits to the last bit.
 
     Both are rounded to float32, the type of the runtime's outputs, and compared for equality.
     """
-    frozen, net = _run(tmp_path, mnist_dir, "binarynet_mlp")
+    frozen, net = _run(tmp_path, first_images(11_000), "binarynet_mlp")
     frozen = frozen.double()
     contract = net.model.input
     x = (torch.from_numpy(mnist.test_images).double() / 255 - contract.mean[0]) / contract.std[0]
@@ -91,10 +109,11 @@ def test_the_one_page_example_without_data(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_the_papers_network_is_28_times_smaller(mnist_dir, tmp_path):
+def test_the_papers_network_is_28_times_smaller(first_images, tmp_path):
     """784-1024-1024-1024-10 in a file takes at most 1/28 of the float state dict; same run, same bytes."""
-    config = TrainConfig.from_recipe("mnist", epochs=1, validation=59_800, width=1024)
-    results = [train(config, tmp_path / name, data_dir=mnist_dir) for name in "ab"]
+    first_images(400, test=1000)
+    config = TrainConfig.from_recipe("mnist", epochs=1, validation=200, width=1024)
+    results = [train(config, tmp_path / name) for name in "ab"]
     assert results[0].one_bit_weights == 784 * 1024 + 2 * 1024**2 + 1024 * 10
     assert results[0].packed_bytes * 28 <= results[0].float_bytes
     assert (tmp_path / "a" / "model.bnn").read_bytes() == (tmp_path / "b" / "model.bnn").read_bytes()

@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -31,6 +32,32 @@ def _config(**changes):
     return TrainConfig.from_recipe("digits", **(SMALL | changes))
 
 
+@pytest.fixture(autouse=True)
+def curves(request, monkeypatch):
+    """Leaves out drawing, half the time of a run so short, where a test does not ask for `drawn`."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(training, "draw_curves", lambda rows, epochs, title, path: path.touch())
+
+
+@pytest.fixture
+def drawn():
+    """In this test curves are drawn."""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    train(_config(), folder)
+    return folder
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """The folder of a finished run, which a test may change."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.mark.usefixtures("drawn")
 def test_a_run_writes_everything(tmp_path):
     """config, metrics, events, curves, checkpoint, packed model and result are there and agree."""
     result = train(_config(), tmp_path)
@@ -52,6 +79,7 @@ def test_a_run_writes_everything(tmp_path):
     assert not [path for path in tmp_path.rglob("*") if "tmp" in path.name]
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("weights", ["deterministic", "stochastic", "float"])
 @pytest.mark.parametrize("model", ["binaryconnect_mlp", "binarynet_mlp"])
 def test_it_learns(tmp_path, weights, model):
@@ -200,40 +228,36 @@ def _outcome(folder):
     return rows, (folder / "result.json").read_text(), (folder / "model.bnn").read_bytes()
 
 
-def test_resume_where_nothing_was_written_starts(tmp_path):
+def test_resume_where_nothing_was_written_starts(finished, tmp_path):
     """Killed before the first checkpoint, a run starts from the beginning when resumed."""
     train(_config(), tmp_path / "new", resume=True)
-    train(_config(), tmp_path / "other")
-    assert _outcome(tmp_path / "new") == _outcome(tmp_path / "other")
+    assert _outcome(tmp_path / "new") == _outcome(finished)
 
 
-def test_another_run_is_not_overwritten(tmp_path):
+def test_another_run_is_not_overwritten(run):
     """A folder with a run in it is refused, unless force says to start anew."""
-    train(_config(), tmp_path)
-    before = (tmp_path / "model.bnn").read_bytes()
+    before = (run / "model.bnn").read_bytes()
     with pytest.raises(RunError, match="--resume goes on with it, --force starts anew"):
-        train(_config(seed=1), tmp_path)
-    assert (tmp_path / "model.bnn").read_bytes() == before
-    train(_config(seed=1), tmp_path, force=True)
-    assert (tmp_path / "model.bnn").read_bytes() != before
+        train(_config(seed=1), run)
+    assert (run / "model.bnn").read_bytes() == before
+    train(_config(seed=1), run, force=True)
+    assert (run / "model.bnn").read_bytes() != before
 
 
-def test_resume_with_other_values_is_refused(tmp_path):
+def test_resume_with_other_values_is_refused(run):
     """Resuming with another config names the field and both values, and changes nothing."""
-    train(_config(), tmp_path)
-    before = (tmp_path / "config.toml").read_text()
+    before = (run / "config.toml").read_text()
     with pytest.raises(RunError, match=r"width = 32, not 64"):
-        train(_config(width=64), tmp_path, resume=True)
-    assert (tmp_path / "config.toml").read_text() == before
+        train(_config(width=64), run, resume=True)
+    assert (run / "config.toml").read_text() == before
 
 
-def test_checkpoint_of_another_architecture_is_refused(tmp_path):
+def test_checkpoint_of_another_architecture_is_refused(run, tmp_path):
     """A checkpoint that does not fit is one line, not a traceback of torch.load."""
-    train(_config(), tmp_path / "a")
     train(_config(width=16), tmp_path / "b")
-    (tmp_path / "b" / "checkpoint.pt").replace(tmp_path / "a" / "checkpoint.pt")
+    (tmp_path / "b" / "checkpoint.pt").replace(run / "checkpoint.pt")
     with pytest.raises(RunError, match="width = 16, not 32") as caught:
-        train(_config(), tmp_path / "a", resume=True)
+        train(_config(), run, resume=True)
     assert "\n" not in str(caught.value)
 
 
@@ -253,12 +277,11 @@ def test_trained_network_can_be_loaded(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04" + bytes(100)])
-def test_damaged_checkpoint_is_refused(tmp_path, content):
+def test_damaged_checkpoint_is_refused(run, content):
     """Garbage in checkpoint.pt is one line that names the file."""
-    train(_config(), tmp_path)
-    (tmp_path / "checkpoint.pt").write_bytes(content)
+    (run / "checkpoint.pt").write_bytes(content)
     with pytest.raises(RunError, match=r"checkpoint\.pt is damaged") as caught:
-        train(_config(), tmp_path, resume=True)
+        train(_config(), run, resume=True)
     assert "\n" not in str(caught.value)
 
 
@@ -322,6 +345,7 @@ def test_the_test_set_is_not_read_before_the_last_epoch(tmp_path, monkeypatch):
     assert set(read_after) == {2}
 
 
+@pytest.mark.usefixtures("drawn")
 def test_without_validation_the_columns_are_empty(tmp_path):
     """validation = 0 trains on everything and leaves loss_val and acc_val blank."""
     rows: list[Row] = []
@@ -379,13 +403,12 @@ def test_batch_larger_than_the_data_is_one_step(tmp_path):
     assert rows[0].acc_train > 0
 
 
-def test_metrics_lost_after_the_last_checkpoint_are_written_again(tmp_path):
+def test_metrics_lost_after_the_last_checkpoint_are_written_again(run):
     """Killed between its last checkpoint and the metrics, a resumed run has every row."""
-    train(_config(), tmp_path)
-    whole = (tmp_path / "metrics.csv").read_text()
-    (tmp_path / "metrics.csv").write_text("".join(whole.splitlines(keepends=True)[:-1]))
-    train(_config(), tmp_path, resume=True)
-    assert (tmp_path / "metrics.csv").read_text() == whole
+    whole = (run / "metrics.csv").read_text()
+    (run / "metrics.csv").write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    train(_config(), run, resume=True)
+    assert (run / "metrics.csv").read_text() == whole
 
 
 def test_only_its_own_leftovers_are_removed(tmp_path):
@@ -401,13 +424,12 @@ def test_only_its_own_leftovers_are_removed(tmp_path):
     assert not (tmp_path / ".checkpoint.4711.tmp.pt").exists()
 
 
-def test_resume_and_force_exclude_each_other(tmp_path):
+def test_resume_and_force_exclude_each_other(run):
     """Going on and starting anew at once is refused, and nothing is cleared."""
-    train(_config(), tmp_path)
-    before = (tmp_path / "checkpoint.pt").read_bytes()
+    before = (run / "checkpoint.pt").read_bytes()
     with pytest.raises(RunError, match="give one of them"):
-        train(_config(), tmp_path, resume=True, force=True)
-    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+        train(_config(), run, resume=True, force=True)
+    assert (run / "checkpoint.pt").read_bytes() == before
 
 
 @pytest.mark.parametrize("changes", [{"validation": 499}, {"recalibrate": 2}, {"recalibrate": 0}])
@@ -455,20 +477,19 @@ def test_a_float_run_that_diverges_keeps_a_good_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("broken", ["shape", "model"])
-def test_a_checkpoint_that_does_not_fit_is_a_run_error(tmp_path, broken):
+def test_a_checkpoint_that_does_not_fit_is_a_run_error(run, broken):
     """Missing entries and foreign weights are one line that names the folder, loading and resuming."""
-    train(_config(), tmp_path)
-    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    content = torch.load(run / "checkpoint.pt", weights_only=True)
     if broken == "shape":
         del content["shape"]
     else:
         content["model"]["more"] = torch.zeros(1)
-        torch.save(content, tmp_path / "checkpoint.pt")
+        torch.save(content, run / "checkpoint.pt")
         with pytest.raises(RunError, match=r"another architecture: .*Unexpected key.*more"):
-            train(_config(), tmp_path, resume=True)
-    torch.save(content, tmp_path / "checkpoint.pt")
+            train(_config(), run, resume=True)
+    torch.save(content, run / "checkpoint.pt")
     with pytest.raises(RunError, match=r"does not fit") as caught:
-        load_trained(tmp_path)
+        load_trained(run)
     assert "\n" not in str(caught.value)
 
 
