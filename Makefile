@@ -1,7 +1,8 @@
 # make demo      train, freeze, pack and run a one-bit network on the embedded digits
 # make test      the tests, but for those marked slow
+# make test-slow those
 # make test-all  all of them
-# make lint      lint, format and types
+# make lint      lint, format and types; what is in .github against its schemas
 # make docs      the site of docs/ and the API reference, into build/docs
 # make bench     how fast this machine runs one-bit networks, beside PyTorch and ONNX Runtime
 #
@@ -13,7 +14,7 @@ DEMO := demo
 READY := .venv/.installed
 C_FILES := $(wildcard native/*.c native/*.h native/*.cpp native/*.hpp tests/native/*.c tests/native/export/*.c examples/*.c examples/cortex_m/*.c src/bnn/export/web/engine/*.c)
 
-.PHONY: demo test test-all lint docs bench clean
+.PHONY: demo test test-slow test-all lint lint-github docs bench clean
 
 demo: $(READY)
 	$(BIN)/bnn train digits --out $(DEMO) --force
@@ -22,17 +23,32 @@ demo: $(READY)
 	@echo
 	@echo "The curves are in $(DEMO)/curves.png, the packed network in $(DEMO)/model.bnn."
 
+# Who is done takes from the other's end, so that neighbours, which share what they build, stay together.
+PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(PYTEST) -m "not slow"
+
+test-slow: $(READY)
+	$(PYTEST) -m slow
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(PYTEST)
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
 	$(BIN)/mypy
+	$(MAKE) --no-print-directory lint-github
+
+SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema
+
+lint-github: $(READY)
+	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml
+	$(SCHEMA) custom.github-workflows-require-timeout .github/workflows/*.yml
+	$(SCHEMA) vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(SCHEMA) vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 
 docs: $(READY)
 	$(BIN)/python -m sphinx --quiet --fresh-env --fail-on-warning --keep-going docs build/docs
