@@ -23,10 +23,8 @@ from bnn import models
 from bnn.bench.machine import describe
 from bnn.config import TrainConfig
 from bnn.tables import table
-from bnn.training.building import build, lr_factor, make_optimizer
-from bnn.training.checkpoints import State
-from bnn.training.distributed import World
-from bnn.training.loop import Batches, train_epoch
+from bnn.training.building import begin
+from bnn.training.loop import Run, train_epoch
 from bnn.training.samples import Samples
 
 Block = Callable[[int], None]
@@ -51,7 +49,7 @@ def random_samples(shape: tuple[int, ...], n: int) -> Samples:
     return Samples(images, labels, torch.full(moments, 0.5), torch.full(moments, 0.3))
 
 
-def ours(options: argparse.Namespace, fit: Samples, **changes: Any) -> Block:
+def ours(options: argparse.Namespace, samples: Samples, **changes: Any) -> Block:
     """The loop of `bnn train`, without validation."""
     data, name, shape, _ = NETWORKS[options.network]
     config = TrainConfig(
@@ -63,22 +61,16 @@ def ours(options: argparse.Namespace, fit: Samples, **changes: Any) -> Block:
         schedule="cosine",
         **changes,
     )
-    torch.manual_seed(0)
-    model = build(config, shape, CLASSES)
-    optimizer = make_optimizer(config, model)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(config, step / 1000))
-    state = State(model, optimizer, schedule, torch.Generator(), [], [], shape, CLASSES)
-    world = World(0, 1, torch.device("cpu"))
+    state = begin(config, shape, CLASSES, 1000, torch.device("cpu"))
 
     def block(steps: int) -> None:
-        part = Samples(fit.images[: steps * options.batch], fit.labels, fit.mean, fit.std)
-        batches = Batches(options.batch, steps, 1)
-        train_epoch(1, config, state, model, batches, part, None, world, lambda done, steps: None)
+        part = Samples(samples.images[: steps * options.batch], samples.labels, samples.mean, samples.std)
+        train_epoch(Run(config, state, part))
 
     return block
 
 
-def plain(options: argparse.Namespace, fit: Samples, precision: str, fused: bool) -> Block:
+def plain(options: argparse.Namespace, samples: Samples, precision: str, fused: bool) -> Block:
     """The float twin as one writes it in PyTorch."""
     _, name, shape, _ = NETWORKS[options.network]
     torch.manual_seed(0)
@@ -92,10 +84,10 @@ def plain(options: argparse.Namespace, fit: Samples, precision: str, fused: bool
         total = 0.0
         for step in range(steps):
             index = order[step * options.batch : (step + 1) * options.batch]
-            x = (fit.images[index].float() / 255 - fit.mean) / fit.std
+            x = (samples.images[index].float() / 255 - samples.mean) / samples.std
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
                 logits = model(x)
-            loss = loss_function(logits.float(), fit.labels[index])
+            loss = loss_function(logits.float(), samples.labels[index])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -104,7 +96,7 @@ def plain(options: argparse.Namespace, fit: Samples, precision: str, fused: bool
     return block
 
 
-def larq(options: argparse.Namespace, fit: Samples) -> Block:
+def larq(options: argparse.Namespace, samples: Samples) -> Block:
     """The MLP in Larq: ±1 kernels by its `SteSign`, clipped; Adam; compiled by Keras."""
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -120,8 +112,8 @@ def larq(options: argparse.Namespace, fit: Samples) -> Block:
     model = tf.keras.Sequential(layers)
     loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(tf.keras.optimizers.Adam(1e-3), loss)
-    images = (fit.images.float().numpy().reshape(-1, 28, 28, 1) / 255 - 0.5) / 0.3
-    labels = fit.labels.numpy()
+    images = (samples.images.float().numpy().reshape(-1, 28, 28, 1) / 255 - 0.5) / 0.3
+    labels = samples.labels.numpy()
 
     def block(steps: int) -> None:
         n = steps * options.batch
@@ -146,23 +138,23 @@ def main() -> None:
     if options.blocks < 2:
         parser.error(f"--blocks {options.blocks}: must be at least 2, for quartiles")
     options.width = options.width or (1024 if options.network == "mlp" else 128)
-    _, _, shape, samples = NETWORKS[options.network]
-    options.steps = options.steps or (samples // options.batch if options.network == "mlp" else 2)
+    _, _, shape, epoch = NETWORKS[options.network]
+    options.steps = options.steps or (epoch // options.batch if options.network == "mlp" else 2)
     torch.set_num_threads(options.threads)
-    fit = random_samples(shape, options.steps * options.batch)
+    samples = random_samples(shape, options.steps * options.batch)
     blocks: dict[str, Block] = {
-        "float, float32, Adam": plain(options, fit, "32", fused=False),
-        "float, bf16, fused Adam": plain(options, fit, "bf16", fused=True),
-        "deterministic, float32": ours(options, fit, weights="deterministic", precision="32"),
-        "stochastic, float32": ours(options, fit, weights="stochastic", precision="32"),
-        "deterministic, bf16": ours(options, fit, weights="deterministic", precision="bf16"),
+        "float, float32, Adam": plain(options, samples, "32", fused=False),
+        "float, bf16, fused Adam": plain(options, samples, "bf16", fused=True),
+        "deterministic, float32": ours(options, samples, weights="deterministic", precision="32"),
+        "stochastic, float32": ours(options, samples, weights="stochastic", precision="32"),
+        "deterministic, bf16": ours(options, samples, weights="deterministic", precision="bf16"),
         "the same without diagnostics": ours(
-            options, fit, weights="deterministic", precision="bf16", diagnostics=False
+            options, samples, weights="deterministic", precision="bf16", diagnostics=False
         ),
-        "stochastic, bf16": ours(options, fit, weights="stochastic", precision="bf16"),
+        "stochastic, bf16": ours(options, samples, weights="stochastic", precision="bf16"),
     }
     if options.larq:
-        blocks["Larq, float32"] = larq(options, fit)
+        blocks["Larq, float32"] = larq(options, samples)
     times: dict[str, list[float]] = {name: [] for name in blocks}
     for turn in range(options.blocks + 1):
         for name, block in blocks.items():
@@ -170,7 +162,7 @@ def main() -> None:
             start = perf_counter()
             block(options.steps)
             if turn > 0:
-                times[name].append((perf_counter() - start) / options.steps * (samples // options.batch))
+                times[name].append((perf_counter() - start) / options.steps * (epoch // options.batch))
 
     rows = []
     for name, seconds in times.items():

@@ -11,7 +11,7 @@ from torch import nn
 from bnn.binarization import binarize, latent_parameters
 from bnn.config import TrainConfig
 from bnn.training.diagnostics import OFTEN, SHARES, WINDOW, LatentWatch, LayerState, advice, overall
-from bnn.training.reports import layers_csv
+from bnn.training.reports import Progress, layers_csv
 from bnn.training.run import train
 
 
@@ -144,8 +144,13 @@ def test_overall_weighs_layers_by_their_size() -> None:
 def test_a_run_reports_its_layers(tmp_path: Path) -> None:
     """layers.csv has each layer and epoch, metrics.csv their means; a rate far too high is called that."""
     said: list[str] = []
+
+    class Said(Progress):
+        def advice(self, line: str) -> None:
+            said.append(line)
+
     config = TrainConfig.from_recipe("digits", epochs=3, width=32, lr=1.0, schedule="constant")
-    train(config, tmp_path / "fast", on_advice=said.append)
+    train(config, tmp_path / "fast", progress=Said())
     with (tmp_path / "fast" / "layers.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["layer"] for row in rows[:4]] == ["2.weight", "5.weight", "8.weight", "11.weight"]

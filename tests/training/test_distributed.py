@@ -93,13 +93,14 @@ def _config(**changes) -> TrainConfig:
 
 _STOP_AFTER_TEN = """
 from bnn.config import TrainConfig
-from bnn.training.run import train
-def stop(row):
-    if row.epoch == 10:
-        raise SystemExit(3)
+from bnn.training import Progress, train
+class Stop(Progress):
+    def epoch(self, row):
+        if row.epoch == 10:
+            raise SystemExit(3)
 config = TrainConfig.from_recipe("digits", epochs=20, batch_size=1000, validation=300, dropout_in=0.0,
                                  model="logistic_regression", lr=0.01)
-train(config, {out!r}, on_epoch=stop)
+train(config, {out!r}, progress=Stop())
 """
 
 

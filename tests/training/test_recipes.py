@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from support.progress import Epochs
 
 from bnn.config import TrainConfig
 from bnn.data import Dataset
@@ -32,7 +33,7 @@ def test_cifar10_recipe_runs_200_steps(tmp_path, monkeypatch):
     config = TrainConfig.from_recipe("cifar10", width=8, validation=200, epochs=4)
     assert (len(data.train_images) - config.validation) // config.batch_size * config.epochs == 200
     losses = []
-    result = train(config, tmp_path, on_epoch=lambda row: losses.append(row.loss_train))
+    result = train(config, tmp_path, progress=Epochs(lambda row: losses.append(row.loss_train)))
     assert all(math.isfinite(loss) for loss in losses)
     assert losses[-1] < 0.5 * losses[0]
     assert result.packed > 0.6  # chance is 0.1

@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from support.progress import Epochs
 from torch.nn.functional import cross_entropy
 
 from bnn.binarization import latent_parameters
@@ -17,10 +18,8 @@ from bnn.data import load_dataset
 from bnn.freezing import freeze
 from bnn.runtime import load
 from bnn.training import run as training
-from bnn.training.building import build, lr_factor, make_optimizer
-from bnn.training.checkpoints import State
-from bnn.training.distributed import World
-from bnn.training.loop import Batches, TrainingDiverged, as_tested, evaluate, train_epoch
+from bnn.training.building import begin, build, lr_factor
+from bnn.training.loop import Run, TrainingDiverged, as_tested, evaluate, train_epoch
 from bnn.training.reports import Row, metrics_csv
 from bnn.training.run import RunError, load_trained, train
 from bnn.training.samples import Samples, split
@@ -98,7 +97,7 @@ def test_optimizers_and_losses_lower_the_loss(tmp_path, optimizer, loss):
     """Each optimizer lowers each loss, and latent weights stay clipped."""
     rows: list[Row] = []
     lr = 0.05 if optimizer == "sgd" else 1e-3
-    train(_config(optimizer=optimizer, loss=loss, lr=lr, epochs=3), tmp_path, on_epoch=rows.append)
+    train(_config(optimizer=optimizer, loss=loss, lr=lr, epochs=3), tmp_path, progress=Epochs(rows.append))
     assert rows[-1].loss_train < rows[0].loss_train
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["model"]
     latent = [value for name, value in state.items() if name.endswith("original")]
@@ -115,15 +114,12 @@ def test_an_adversarial_step_by_hand():
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (20, 3, 4, 4), dtype=torch.uint8, generator=generator)
     mean, std = torch.zeros(1, 3, 1, 1), torch.tensor([0.2, 0.5, 1.5]).view(1, 3, 1, 1)
-    fit = Samples(images, torch.arange(20) % 10, mean, std)
-    model = build(config, (3, 4, 4), 10)
+    samples = Samples(images, torch.arange(20) % 10, mean, std)
+    state = begin(config, (3, 4, 4), 10, 1, torch.device("cpu"))
+    model = state.model
     twin = copy.deepcopy(model)
-    optimizer = make_optimizer(config, model)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    state = State(model, optimizer, schedule, torch.Generator(), [], [], (3, 4, 4), 10)
-    world = World(0, 1, torch.device("cpu"))
-    train_epoch(1, config, state, model, Batches(20, 1, 1), fit, None, world, lambda done, steps: None)
-    x, labels = fit.batch(slice(0, 20))
+    train_epoch(Run(config, state, samples))
+    x, labels = samples.batch(slice(0, 20))
     x.requires_grad_()
     (gradient,) = torch.autograd.grad(cross_entropy(twin(x), labels), x)
     moved = x.detach() + 0.2 * gradient.sign() / std
@@ -136,7 +132,7 @@ def test_what_is_validated_and_packed_is_what_is_tested(tmp_path):
     """Validation, the packed file and `frozen` have the new statistics, `trained` has training's."""
     config = _config(adversarial=0.5)
     rows: list[Row] = []
-    result = train(config, tmp_path, on_epoch=rows.append)
+    result = train(config, tmp_path, progress=Epochs(rows.append))
     data, device = load_dataset("digits"), torch.device("cpu")
     fit, val, _ = split(data, config.validation, device)
     test = Samples(torch.from_numpy(data.test_images), torch.from_numpy(data.test_labels), fit.mean, fit.std)
@@ -212,7 +208,7 @@ def test_resumed_run_equals_uninterrupted(tmp_path, changes):
             raise Stop
 
     with pytest.raises(Stop):
-        train(config, tmp_path / "parts", on_epoch=stop)
+        train(config, tmp_path / "parts", progress=Epochs(stop))
     train(config, tmp_path / "parts", resume=True)
     assert _outcome(tmp_path / "whole") == _outcome(tmp_path / "parts")
     train(config, tmp_path / "parts", resume=True)  # a finished run may be resumed as well
@@ -341,7 +337,7 @@ def test_the_test_set_is_not_read_before_the_last_epoch(tmp_path, monkeypatch):
             return getattr(digits, name)
 
     monkeypatch.setattr(training, "load_dataset", lambda *args: Watched())
-    train(_config(), tmp_path, on_epoch=epochs_done.append)
+    train(_config(), tmp_path, progress=Epochs(epochs_done.append))
     assert set(read_after) == {2}
 
 
@@ -349,7 +345,7 @@ def test_the_test_set_is_not_read_before_the_last_epoch(tmp_path, monkeypatch):
 def test_without_validation_the_columns_are_empty(tmp_path):
     """validation = 0 trains on everything and leaves loss_val and acc_val blank."""
     rows: list[Row] = []
-    train(_config(validation=0, epochs=1), tmp_path, on_epoch=rows.append)
+    train(_config(validation=0, epochs=1), tmp_path, progress=Epochs(rows.append))
     assert rows[0].loss_val is None
     assert metrics_csv(rows).splitlines()[1].split(",")[2] == ""
 
@@ -399,7 +395,7 @@ def test_evaluate_weighs_batches_by_their_size():
 def test_batch_larger_than_the_data_is_one_step(tmp_path):
     """A batch size beyond the training set takes the whole set each step."""
     rows: list[Row] = []
-    train(_config(batch_size=10**6, epochs=1), tmp_path, on_epoch=rows.append)
+    train(_config(batch_size=10**6, epochs=1), tmp_path, progress=Epochs(rows.append))
     assert rows[0].acc_train > 0
 
 
@@ -510,7 +506,7 @@ def test_a_run_moves_to_another_device(tmp_path):
         raise stopped
 
     with pytest.raises(RuntimeError, match="stop"):
-        train(_config(), tmp_path, on_epoch=stop)
+        train(_config(), tmp_path, progress=Epochs(stop))
     assert len(_metrics(tmp_path)) == 1
     train(_config(device="cpu:0"), tmp_path, resume=True)
     assert len(_metrics(tmp_path)) == 2

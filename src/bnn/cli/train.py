@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,14 @@ def run_train(options: argparse.Namespace) -> int:
     for seed in seeds:
         folder = out / f"seed-{seed}" if options.seeds else out
         try:
-            with _progress() as (on_step, on_epoch, on_advice):
+            with _progress() as progress:
                 results[seed] = train(
                     replace(config, seed=seed),
                     folder,
                     data_dir=options.data_dir,
                     resume=options.resume,
                     force=options.force,
-                    on_step=on_step,
-                    on_epoch=on_epoch,
-                    on_advice=on_advice,
+                    progress=progress,
                 )
         except TrainingDiverged as error:
             print(f"bnn train: {error}", file=sys.stderr)
@@ -70,28 +69,23 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[Any], None], Callable[[str], None]]]:
+def _progress() -> Iterator[Any]:
     """A line for each epoch, and for whatever looks wrong in it, on standard output; on a terminal, a bar on
     standard error as well."""
+    from bnn.training.reports import Progress
 
-    def line(row: Any) -> str:
-        parts = [
-            f"epoch {row.epoch:3d}",
-            f"loss {row.loss_train:.4f}",
-            f"train {100 * row.acc_train:.2f} %",
-        ]
-        if row.acc_val is not None:
-            parts.append(f"validation {100 * row.acc_val:.2f} %")
-        if row.flip_ratio is not None:
-            parts.append(f"flips {100 * row.flip_ratio:.2f} %")
-        return "  ".join([*parts, f"{row.seconds:.1f} s"])
+    class Lines(Progress):
+        def __init__(self, out: Callable[[str], None]) -> None:
+            self.out = out
+
+        def epoch(self, row: Any) -> None:
+            self.out(_line(row))
+
+        def advice(self, line: str) -> None:
+            self.out(f"  {line}")
 
     if not sys.stderr.isatty():
-        yield (
-            lambda step, steps: None,
-            lambda row: print(line(row), flush=True),
-            lambda advice: print(f"  {advice}", flush=True),
-        )
+        yield Lines(partial(print, flush=True))
         return
     progress = require("rich.progress", "train")
     console = require("rich.console", "train").Console(stderr=True)
@@ -105,13 +99,22 @@ def _progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[Any], No
         redirect_stdout=False,  # epoch lines are output, for `> log` as well
     ) as bar:
         task = bar.add_task("training", total=None)
+
+        class Bar(Lines):
+            def step(self, done: int, steps: int) -> None:
+                bar.update(task, completed=done, total=steps)
+
         # Where both streams are one terminal, the line has to go above the bar.
-        out = console.out if sys.stdout.isatty() else print
-        yield (
-            lambda step, steps: bar.update(task, completed=step, total=steps),
-            lambda row: out(line(row)),
-            lambda advice: out(f"  {advice}"),
-        )
+        yield Bar(console.out if sys.stdout.isatty() else print)
+
+
+def _line(row: Any) -> str:
+    parts = [f"epoch {row.epoch:3d}", f"loss {row.loss_train:.4f}", f"train {100 * row.acc_train:.2f} %"]
+    if row.acc_val is not None:
+        parts.append(f"validation {100 * row.acc_val:.2f} %")
+    if row.flip_ratio is not None:
+        parts.append(f"flips {100 * row.flip_ratio:.2f} %")
+    return "  ".join([*parts, f"{row.seconds:.1f} s"])
 
 
 def _print_result(result: dict[str, Any], data: str) -> None:

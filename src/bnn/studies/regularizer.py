@@ -18,7 +18,7 @@ from bnn.studies.study import Cells, Options, Study, difference
 from bnn.training.building import LOSSES
 from bnn.training.loop import evaluate
 from bnn.training.run import load_trained, train
-from bnn.training.samples import Samples, split
+from bnn.training.samples import split
 
 __all__ = ["STUDY"]
 
@@ -63,12 +63,11 @@ def run(variant: str, seed: int, options: Options, folder: Path) -> dict[str, An
     train(config, folder, data_dir=options.data_dir, resume=(folder / "config.toml").exists())
     data = load_dataset(options.data, options.data_dir)
     device = torch.device(options.device)
-    fit, _, _ = split(data, config.validation, device)
-    test_images, test_labels = (torch.from_numpy(v).to(device) for v in (data.test_images, data.test_labels))
-    test = Samples(test_images, test_labels, fit.mean, fit.std)
+    training, _, _ = split(data, config.validation, device)
+    test = training.alike(data.test_images, data.test_labels)
     model = freeze(load_trained(folder), "real" if variant == "stochastic" else "sign").to(device)
     loss = LOSSES[config.loss]
-    train_loss, train_accuracy = evaluate(model, fit.batches(), loss)
+    train_loss, train_accuracy = evaluate(model, training.batches(), loss)
     test_loss, test_accuracy = evaluate(model, test.batches(), loss)
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))

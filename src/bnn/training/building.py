@@ -1,4 +1,4 @@
-"""From a recipe's values to what they name: network, optimizer, schedule, loss, device."""
+"""From a recipe's values to what they name: network, optimizer, schedule, loss."""
 
 import math
 from collections.abc import Callable
@@ -13,14 +13,37 @@ from bnn import models
 from bnn.binarization import binarize, clip_latent_weights, latent_parameters, scaled_parameter_groups
 from bnn.config import ConfigError, TrainConfig, nearest
 from bnn.quantizers import Sign, StochasticSign
+from bnn.training.checkpoints import State
 from bnn.training.losses import squared_hinge
 
-__all__ = ["LOSSES", "autocast", "build", "lr_factor", "make_optimizer"]
+__all__ = ["LOSSES", "autocast", "begin", "build", "lr_factor", "make_optimizer"]
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "squared_hinge": squared_hinge,
     "cross_entropy": cross_entropy,
 }
+
+
+def begin(
+    config: TrainConfig, shape: tuple[int, ...], classes: int, steps: int, device: torch.device
+) -> State:
+    """A run before its first step, all of it by the config's seed.
+
+    Args:
+        config: the recipe.
+        shape: of an image.
+        classes: how many there are.
+        steps: of an epoch, by which the learning rate changes.
+        device: for the network.
+    """
+    torch.manual_seed(config.seed)
+    model = build(config, shape, classes).to(device)
+    if device.type == "cuda":  # whose convolutions are several times as fast on it
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = make_optimizer(config, model)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(config, step / steps))
+    shuffler = torch.Generator().manual_seed(config.seed)
+    return State(model, optimizer, schedule, shuffler, rows=[], layers=[], shape=shape, classes=classes)
 
 
 def build(config: TrainConfig, shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -66,9 +89,9 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimiz
 
 
 def lr_factor(config: TrainConfig, epochs: float) -> float:
-    """What the learning rate is multiplied by after so many epochs (a fraction of one counts).
+    """The factor of the learning rate after so many epochs (a fraction of one counts).
 
-    exponential: (final / lr)^t, the papers'; linear: straight; cosine: half a wave; where t goes from 0 to 1
+    exponential: (final / lr)^t, the papers'; linear: straight; cosine: half a wave. t goes from 0 to 1
     between the end of the warm-up and the end of training.
     """
     if epochs < config.warmup:
@@ -87,7 +110,7 @@ def lr_factor(config: TrainConfig, epochs: float) -> float:
 
 
 def autocast(config: TrainConfig) -> Any:
-    """What a forward pass runs in, for the config's precision."""
+    """The context of a forward pass, for the config's precision."""
     if config.precision == "32":
         return nullcontext()
     return torch.autocast(torch.device(config.device).type, dtype=torch.bfloat16)

@@ -4,14 +4,14 @@
         loss = world.mean(loss)
 
 Every process runs the same code on its own share of each batch. PyTorch's DistributedDataParallel averages
-the gradients; the few other things that processes tell each other go through a World.
+the gradients; what else the processes tell each other goes through a World.
 """
 
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -37,9 +37,9 @@ class World:
         device: of this process.
     """
 
-    rank: int
-    size: int
-    device: torch.device
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean over the processes."""
@@ -62,8 +62,8 @@ class World:
                 else:
                     distributed.broadcast(buffer, 0)
 
-    def first(self, task: Callable[[], T]) -> T:
-        """What rank 0 makes of a task, for all of them; an error there is raised everywhere."""
+    def on_rank_0(self, task: Callable[[], T]) -> T:
+        """Rank 0 does the task, and all get its result; an error there is raised everywhere."""
         if self.size == 1:
             return task()
         outcome: list[Any] = [None, None]
@@ -106,7 +106,7 @@ def join(device: str) -> Iterator[World]:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     check_device(device)
     if not several:
-        yield World(0, 1, torch.device(device))
+        yield World(device=torch.device(device))
         return
     here = torch.device(device)
     if here.type == "cuda":

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from time import perf_counter
 
 import numpy as np
@@ -17,10 +18,10 @@ from bnn.training.checkpoints import State
 from bnn.training.diagnostics import SHARES, LatentWatch, LayerState, overall
 from bnn.training.distributed import World
 from bnn.training.losses import squared_hinge
-from bnn.training.reports import Row
+from bnn.training.reports import Progress, Row
 from bnn.training.samples import EVALUATION_BATCH, Samples, shuffled
 
-__all__ = ["Batches", "TrainingDiverged", "as_tested", "evaluate", "recalibrates", "train_epoch"]
+__all__ = ["Batches", "Run", "TrainingDiverged", "as_tested", "evaluate", "recalibrates", "train_epoch"]
 
 CHECK_EVERY = 50
 """Steps between looks at the losses: each waits for the device, and for the other processes."""
@@ -32,7 +33,7 @@ class TrainingDiverged(ArithmeticError):
 
 @dataclass(frozen=True)
 class Batches:
-    """How an epoch is cut: into `steps` of `size` samples, each in equal pieces.
+    """How an epoch is cut: into `steps` of `size` samples, and each of those into equal pieces.
 
     A process takes `accumulate` pieces of every step, one after the other.
     """
@@ -43,7 +44,7 @@ class Batches:
 
     @classmethod
     def of(cls, config: TrainConfig, samples: int, world: World) -> "Batches":
-        """For so many samples.
+        """The cut of so many samples.
 
         Raises:
             ConfigError: the batch size is no multiple of the pieces.
@@ -60,84 +61,72 @@ class Batches:
         return cls(size, samples // size, config.accumulate)
 
 
-def train_epoch(
-    epoch: int,
-    config: TrainConfig,
-    state: State,
-    wrapped: nn.Module,
-    batches: Batches,
-    fit: Samples,
-    val: Samples | None,
-    world: World,
-    on_step: Callable[[int, int], None],
-) -> tuple[Row, list[LayerState]]:
-    """Trains the model for an epoch, validates it, and says how it went, in all and layer by layer.
+@dataclass
+class Run:
+    """A run under way: what an epoch needs.
 
-    Args:
-        epoch: its number, from 1.
+    Attributes:
         config: the recipe.
-        state: the run; model, optimizer and schedule change.
-        wrapped: the model as its world wraps it.
-        batches: how the epoch is cut.
-        fit, val: samples to train on, and to validate on.
+        state: what changes in it; model, optimizer and schedule.
+        training: samples to train on.
+        validation: samples to validate on, or None.
         world: this process among others.
-        on_step: called with (steps done, steps in all) now and then.
+        progress: hears how it goes.
+        batches: how an epoch is cut.
+        wrapped: the model as its world wraps it.
+    """
+
+    config: TrainConfig
+    state: State
+    training: Samples
+    validation: Samples | None = None
+    world: World = field(default_factory=World)
+    progress: Progress = field(default_factory=Progress)
+    batches: Batches = field(init=False)
+    wrapped: nn.Module = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.batches = Batches.of(self.config, len(self.training), self.world)
+        self.wrapped = self.world.wrap(self.state.model)
+
+
+def train_epoch(run: Run) -> tuple[Row, list[LayerState]]:
+    """Trains the model for the epoch after those in `run.state`, and validates it.
+
+    Returns:
+        how it went, in all and layer by layer; without diagnostics, and in other processes than rank 0,
+        there are no layers.
 
     Raises:
         TrainingDiverged: in every process at once.
     """
-    start = perf_counter()
-    model, optimizer, schedule = state.model.train(), state.optimizer, state.schedule
-    wrapped.train()
-    loss_function = LOSSES[config.loss]
-    lr = optimizer.param_groups[-1]["lr"]
-    watch = LatentWatch(model) if config.diagnostics and world.rank == 0 else LatentWatch(nn.Identity())
-    watch.begin_epoch(batches.steps)
+    config, state, world, batches = run.config, run.state, run.world, run.batches
+    epoch, lr, start = len(state.rows) + 1, state.optimizer.param_groups[-1]["lr"], perf_counter()
+    run.wrapped.train()
+    watch = LatentWatch(state.model) if config.diagnostics and world.rank == 0 else None
+    if watch:
+        watch.begin_epoch(batches.steps)
     losses = torch.zeros(batches.steps, device=world.device)
     correct = torch.zeros((), dtype=torch.int64, device=world.device)
-    done = (epoch - 1) * batches.steps
-    passes = batches.accumulate * (2 if config.adversarial else 1)
-    pieces = shuffled(
-        fit, batches.size, config.augment, state.shuffler, (world.rank, world.size), batches.accumulate
-    )
-
-    def backward(x: Tensor, labels: Tensor, averaged: bool) -> tuple[Tensor, Tensor]:
-        """Logits and loss of a piece; gradients, averaged over the processes with a step's last pass only."""
-        with nullcontext() if world.size == 1 or averaged else wrapped.no_sync():  # type: ignore[operator]
-            with autocast(config):
-                logits = wrapped(x)
-            loss = loss_function(logits.float(), labels)
-            (loss / passes).backward()
-        return logits.detach(), loss.detach()
-
+    share = (world.rank, world.size)
+    pieces = shuffled(run.training, batches.size, config.augment, state.shuffler, share, batches.accumulate)
     for step, seed in enumerate(_seeds(config.seed, world.rank, epoch, batches.steps)):
         _seed(seed, world.device)
-        optimizer.zero_grad()
-        for piece in range(1, batches.accumulate + 1):
-            x, labels = next(pieces)
-            last = piece == batches.accumulate
-            x.requires_grad_(config.adversarial > 0)
-            logits, loss = backward(x, labels, averaged=last and not config.adversarial)
-            if config.adversarial:
-                backward(_adversarial(x, config.adversarial / fit.std), labels, averaged=last)
-            losses[step] += loss / batches.accumulate
-            correct += (logits.argmax(1) == labels).sum()
-        optimizer.step()  # its hook clips the latent weights
-        schedule.step()
-        watch.step()
+        loss, right = _gradients(run, islice(pieces, batches.accumulate))
+        state.optimizer.step()  # its hook clips the latent weights
+        state.schedule.step()
+        losses[step] = loss
+        correct += right
+        if watch:
+            watch.step()
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == batches.steps:
             since = step // CHECK_EVERY * CHECK_EVERY
             losses[since : step + 1] = world.mean(losses[since : step + 1])
-            _check_finite(losses[: step + 1], model, done, epoch, world)
-            on_step(done + step + 1, config.epochs * batches.steps)
-
-    world.average_buffers(model)
-    loss_val = acc_val = None
-    if val is not None:
-        loss_val, acc_val = evaluate(as_tested(config, model, fit), val.batches(), loss_function, world)
-        if not math.isfinite(loss_val):
-            raise TrainingDiverged(f"the validation loss is {loss_val} {_KEPT.format(epoch)}")
-    layers = watch.end_epoch()
+            _check_finite(run, losses[: step + 1])
+            run.progress.step((epoch - 1) * batches.steps + step + 1, config.epochs * batches.steps)
+    world.average_buffers(state.model)
+    loss_val, acc_val = _validate(run)
+    layers = watch.end_epoch() if watch else []
     row = Row(
         epoch=epoch,
         loss_train=losses.mean().item(),
@@ -149,6 +138,47 @@ def train_epoch(
         seconds=perf_counter() - start,
     )
     return row, layers
+
+
+def _gradients(run: Run, pieces: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Leaves a step's gradients in the parameters; the loss of its pieces, and how many labels were right."""
+    config, accumulate = run.config, run.batches.accumulate
+    run.state.optimizer.zero_grad()
+    total = torch.zeros((), device=run.world.device)
+    correct = torch.zeros((), dtype=torch.int64, device=run.world.device)
+    for piece, (x, labels) in enumerate(pieces, 1):
+        last = piece == accumulate
+        x.requires_grad_(config.adversarial > 0)
+        logits, loss = _backward(run, x, labels, averaged=last and not config.adversarial)
+        if config.adversarial:
+            moved = _adversarial(x, config.adversarial / run.training.std)
+            _backward(run, moved, labels, averaged=last)
+        total += loss / accumulate
+        correct += (logits.argmax(1) == labels).sum()
+    return total, correct
+
+
+def _backward(run: Run, x: Tensor, labels: Tensor, averaged: bool) -> tuple[Tensor, Tensor]:
+    """Logits and loss of a piece; gradients, averaged over the processes with a step's last pass only."""
+    passes = run.batches.accumulate * (2 if run.config.adversarial else 1)
+    alone = run.world.size == 1 or averaged
+    with nullcontext() if alone else run.wrapped.no_sync():  # type: ignore[operator]
+        with autocast(run.config):
+            logits = run.wrapped(x)
+        loss = LOSSES[run.config.loss](logits.float(), labels)
+        (loss / passes).backward()
+    return logits.detach(), loss.detach()
+
+
+def _validate(run: Run) -> tuple[float | None, float | None]:
+    """Loss and accuracy on the validation samples, with the weights that will ship; None without samples."""
+    if run.validation is None:
+        return None, None
+    model = as_tested(run.config, run.state.model, run.training)
+    loss, accuracy = evaluate(model, run.validation.batches(), LOSSES[run.config.loss], run.world)
+    if not math.isfinite(loss):
+        raise TrainingDiverged(f"the validation loss is {loss} {_kept(run)}")
+    return loss, accuracy
 
 
 def _adversarial(x: Tensor, distance: Tensor) -> Tensor:
@@ -174,25 +204,27 @@ def _seed(seed: int, device: torch.device) -> None:
         torch.cuda.manual_seed(seed)
 
 
-_KEPT = "(epoch {}); the last good checkpoint is kept: try a lower lr"
+def _kept(run: Run) -> str:
+    return f"(epoch {len(run.state.rows) + 1}); the last good checkpoint is kept: try a lower lr"
 
 
-def _check_finite(losses: Tensor, model: nn.Module, done: int, epoch: int, world: World) -> None:
-    """Of the epoch's losses so far, the same in all processes, after `done` steps in the epochs before."""
-    kept = _KEPT.format(epoch)
+def _check_finite(run: Run, losses: Tensor) -> None:
+    """Raises TrainingDiverged if the epoch's losses so far, the same in all processes, or the model are not
+    finite."""
+    done = len(run.state.rows) * run.batches.steps  # in the epochs before
     wrong = (~losses.isfinite()).nonzero()
     if len(wrong):
         step = int(wrong[0])
-        raise TrainingDiverged(f"the loss is {losses[step].item()} at step {done + step + 1} {kept}")
+        raise TrainingDiverged(f"the loss is {losses[step].item()} at step {done + step + 1} {_kept(run)}")
     # A NaN among the latent weights has a sign like any other, and the loss may stay finite.
-    state = [(key, value) for key, value in model.state_dict().items() if value.is_floating_point()]
+    state = [(key, value) for key, value in run.state.model.state_dict().items() if value.is_floating_point()]
     # Statistics are each process's own: all must hear of what one has found.
     bad = torch.tensor([_has_nan_or_infinity(value) for _, value in state], dtype=torch.int32)
-    found = world.total(bad.to(world.device)).tolist()
+    found = run.world.total(bad.to(run.world.device)).tolist()
     for (key, _), wrong_somewhere in zip(state, found, strict=True):
         if wrong_somewhere:
             name = key.replace("parametrizations.", "").removesuffix(".original")
-            raise TrainingDiverged(f"{name} holds NaN or infinity by step {done + len(losses)} {kept}")
+            raise TrainingDiverged(f"{name} holds NaN or infinity by step {done + len(losses)} {_kept(run)}")
 
 
 def _has_nan_or_infinity(value: Tensor) -> bool:
@@ -209,7 +241,7 @@ def evaluate(
 ) -> tuple[float, float]:
     """(mean loss, accuracy in 0..1) of a model in eval mode over batches of (inputs, labels).
 
-    In a world of several processes each takes its share of the batches, and all get the whole's figures.
+    In a world of several processes each takes its share of the batches, and all get the figures of the whole.
     """
     model.eval()
     loss = correct = samples = 0.0
@@ -228,13 +260,13 @@ def evaluate(
 
 
 def recalibrates(config: TrainConfig, model: nn.Module) -> bool:
-    """Whether the model has statistics to take anew, as training saw what no test will."""
+    """Whether batch-norm statistics are to be taken anew, as training saw what no test will."""
     unlike = config.weights == "stochastic" or config.dropout or config.dropout_in or config.adversarial
     norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
     return bool(config.recalibrate and unlike and norms)
 
 
-def as_tested(config: TrainConfig, model: nn.Module, fit: Samples) -> nn.Module:
+def as_tested(config: TrainConfig, model: nn.Module, training: Samples) -> nn.Module:
     """The model with the weights and batch-norm statistics it will ship with.
 
     Random signs and dropout add variance in training that is not there in a test (for dropout: Li et al.,
@@ -246,7 +278,9 @@ def as_tested(config: TrainConfig, model: nn.Module, fit: Samples) -> nn.Module:
         return model
     frozen = freeze(model) if config.weights == "float" else freeze(model, "sign")
     if anew:
-        part = torch.arange(min(config.recalibrate, len(fit)), device=fit.images.device)
+        part = torch.arange(min(config.recalibrate, len(training)), device=training.images.device)
         # Batches of one size: `recalibrate` gives each the same weight, and a batch of one has no variance.
-        recalibrate(frozen, (fit.batch(index) for index in part.chunk(-(-len(part) // EVALUATION_BATCH))))
+        recalibrate(
+            frozen, (training.batch(index) for index in part.chunk(-(-len(part) // EVALUATION_BATCH)))
+        )
     return frozen

@@ -1,4 +1,4 @@
-"""What a run writes for its reader: metrics as CSV, as curves and for TensorBoard."""
+"""What a run tells its reader: as it goes, and metrics as CSV, as curves and for TensorBoard."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ import numpy as np
 
 from bnn.training.diagnostics import SHARES, LayerState
 
-__all__ = ["METRICS", "Row", "draw_curves", "layers_csv", "metrics_csv", "write_events"]
+__all__ = ["METRICS", "Progress", "Row", "draw_curves", "layers_csv", "metrics_csv", "write_events"]
 
 # Paul Tol's bright colours, which readers who see fewer colours can tell apart; then again, darker.
 PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777", "#223355", "#882233")
@@ -37,6 +37,19 @@ class Row:
 
 
 METRICS = tuple(f.name for f in fields(Row))
+
+
+class Progress:
+    """What a run calls as it goes, in rank 0. These methods do nothing: override those that you need."""
+
+    def step(self, done: int, steps: int) -> None:
+        """So many of all steps are done. Called every few steps, for a progress bar."""
+
+    def epoch(self, row: Row) -> None:
+        """An epoch is over, and the checkpoint has it."""
+
+    def advice(self, line: str) -> None:
+        """Something looked wrong in the epoch; see `diagnostics.advice`."""
 
 
 def metrics_csv(rows: Sequence[Row]) -> str:

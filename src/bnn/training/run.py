@@ -10,14 +10,12 @@ result as one that was not.
 
 import json
 import warnings
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from bnn.binarization import latent_parameters
@@ -29,7 +27,7 @@ from bnn.freezing import freeze
 from bnn.packed.model import PackedModel
 from bnn.packing.packing import pack
 from bnn.runtime import Runner
-from bnn.training.building import LOSSES, build, lr_factor, make_optimizer
+from bnn.training.building import LOSSES, begin, build
 from bnn.training.checkpoints import (
     RunError,
     State,
@@ -41,10 +39,10 @@ from bnn.training.checkpoints import (
     save_checkpoint,
 )
 from bnn.training.diagnostics import advice
-from bnn.training.distributed import World, join
-from bnn.training.loop import Batches, TrainingDiverged, as_tested, evaluate, recalibrates, train_epoch
-from bnn.training.reports import Row, draw_curves, layers_csv, metrics_csv, write_events
-from bnn.training.samples import Samples, split
+from bnn.training.distributed import join
+from bnn.training.loop import Batches, Run, TrainingDiverged, as_tested, evaluate, recalibrates, train_epoch
+from bnn.training.reports import Progress, draw_curves, layers_csv, metrics_csv, write_events
+from bnn.training.samples import split
 
 __all__ = [
     "Result",
@@ -58,7 +56,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gave, the test figures first; `result.json` holds the same.
+    """The outcome of a run, the test figures first; `result.json` holds the same.
 
     Accuracies are on the test set (0..1), read once, at the end. `trained` is the network as PyTorch has
     it: with its signs, or for stochastic training with the real-valued weights, as the paper tests it.
@@ -86,9 +84,7 @@ def train(
     data_dir: str | Path | None = None,
     resume: bool = False,
     force: bool = False,
-    on_step: Callable[[int, int], None] = lambda step, steps: None,
-    on_epoch: Callable[[Row], None] = lambda row: None,
-    on_advice: Callable[[str], None] = lambda line: None,
+    progress: Progress | None = None,
 ) -> Result:
     """Trains, freezes, packs and tests a network; fills the folder `out`.
 
@@ -98,83 +94,41 @@ def train(
         data_dir: where data sets are; see `bnn.data.load_dataset`.
         resume: go on where the run in `out` was stopped (from the start, if it had not got anywhere).
         force: start anew in a folder that holds another run.
-        on_step: called with (steps done, steps in all) now and then, for a progress bar.
-        on_epoch: called with the epoch's row of metrics.
-        on_advice: called with a line for whatever looks wrong in an epoch; see `diagnostics.advice`.
+        progress: hears how it goes.
 
     Raises:
         RunError: `out` holds another run, or one that does not fit.
         TrainingDiverged: NaN or infinity; the last good checkpoint is kept.
         ConfigError, DataError, OSError: as their messages say.
     """
+    out = Path(out)
+    # The same in every process; what is written or said is rank 0's to write or say.
     with join(config.device) as world:
-        return _train(config, Path(out), data_dir, resume, force, on_step, on_epoch, on_advice, world)
-
-
-def _train(
-    config: TrainConfig,
-    out: Path,
-    data_dir: str | Path | None,
-    resume: bool,
-    force: bool,
-    on_step: Callable[[int, int], None],
-    on_epoch: Callable[[Row], None],
-    on_advice: Callable[[str], None],
-    world: World,
-) -> Result:
-    """The same in every process; what is written or said is rank 0's to write or say."""
-    world.first(lambda: check_free(out, config, resume, force))
-    if world.size > 1:  # one downloads, for all
-        world.first(lambda: load_dataset(config.data, data_dir) is None)
-    data = load_dataset(config.data, data_dir)
-    shape, classes = data.train_images.shape[1:], len(data.classes)
-    fit, val, normalisation = split(data, config.validation, world.device)
-    batches = Batches.of(config, len(fit), world)
-
-    torch.manual_seed(config.seed)
-    model = build(config, shape, classes).to(world.device)
-    if world.device.type == "cuda":  # whose convolutions are several times as fast on it
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = make_optimizer(config, model)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: lr_factor(config, step / batches.steps)
-    )
-    shuffler = torch.Generator().manual_seed(config.seed)
-    state = State(model, optimizer, schedule, shuffler, rows=[], layers=[], shape=shape, classes=classes)
-    world.first(lambda: claim(out, config, force))  # only now: what was wrong has shown itself
-    if resume and (content := world.first(lambda: find_checkpoint(out, config))):
-        restore(content, state, out)
-    wrapped = world.wrap(model)
-
-    leads = world.rank == 0
-    writing: Any = _event_writer(out / "tensorboard", len(state.rows) + 1) if leads else nullcontext()
-    with writing as events:
-        for epoch in range(len(state.rows) + 1, config.epochs + 1):
-            row, layers = train_epoch(
-                epoch, config, state, wrapped, batches, fit, val, world, on_step if leads else _say_nothing
-            )
-            state.rows.append(row)
-            state.layers.append(layers)
-            if leads:
-                write_events(events, row, layers)
-                save_checkpoint(out, config, state)
-                _write_metrics(out, state)
-                on_epoch(row)
-                for line in advice(layers, ending=epoch == config.epochs):
-                    on_advice(line)
-
-    def finish() -> Result:
-        _write_metrics(out, state)  # for a run that was killed between its last checkpoint and its metrics
-        with replacing(out / "curves.png") as temporary:
-            title = f"{config.model}, {config.weights} weights, {data.name}"
-            draw_curves(state.rows, state.layers, title, temporary)
-        return _finish(out, config, model, data, fit, state.rows[-1], normalisation)
-
-    return world.first(finish)
-
-
-def _say_nothing(step: int, steps: int) -> None:
-    pass
+        world.on_rank_0(lambda: check_free(out, config, resume, force))
+        if world.size > 1:  # one downloads, for all
+            world.on_rank_0(lambda: load_dataset(config.data, data_dir) is None)
+        data = load_dataset(config.data, data_dir)
+        training, validation, normalisation = split(data, config.validation, world.device)
+        steps = Batches.of(config, len(training), world).steps
+        state = begin(config, data.train_images.shape[1:], len(data.classes), steps, world.device)
+        world.on_rank_0(lambda: claim(out, config, force))  # only now: what was wrong has shown itself
+        if resume and (content := world.on_rank_0(lambda: find_checkpoint(out, config))):
+            restore(content, state, out)
+        leads = world.rank == 0
+        run = Run(config, state, training, validation, world, (leads and progress) or Progress())
+        with _event_writer(out / "tensorboard", len(state.rows) + 1) if leads else nullcontext() as events:
+            while len(state.rows) < config.epochs:
+                row, layers = train_epoch(run)
+                state.rows.append(row)
+                state.layers.append(layers)
+                if leads:
+                    write_events(events, row, layers)
+                    save_checkpoint(out, config, state)
+                    _write_metrics(out, state)
+                    run.progress.epoch(row)
+                    for line in advice(layers, ending=row.epoch == config.epochs):
+                        run.progress.advice(line)
+        return world.on_rank_0(lambda: _finish(run, out, data, normalisation))
 
 
 def _write_metrics(out: Path, state: State) -> None:
@@ -214,41 +168,29 @@ def _event_writer(folder: Path, first: int) -> Any:
 # --- the end ----------------------------------------------------------------------------------------------
 
 
-def _finish(
-    out: Path,
-    config: TrainConfig,
-    model: nn.Module,
-    data: Dataset,
-    fit: Samples,
-    last: Row,
-    normalisation: tuple[list[float], list[float]],
-) -> Result:
+def _finish(run: Run, out: Path, data: Dataset, normalisation: tuple[list[float], list[float]]) -> Result:
     """Freezes, packs and tests: the only place that reads the test set."""
+    config, model, training = run.config, run.state.model, run.training
+    _write_metrics(out, run.state)  # for a run that was killed between its last checkpoint and its metrics
+    with replacing(out / "curves.png") as temporary:
+        title = f"{config.model}, {config.weights} weights, {data.name}"
+        draw_curves(run.state.rows, run.state.layers, title, temporary)
     stochastic = config.weights == "stochastic"
     shipped = "real" if config.weights == "float" else "sign"
-    frozen = freeze(as_tested(config, model, fit))
-    example, _ = fit.batch(slice(0, 2))
+    frozen = freeze(as_tested(config, model, training))
+    example, _ = training.batch(slice(0, 2))
+    mean, std = normalisation
     # A folder's name would not find it again, and its path is nobody else's business.
     known_data = {"data": config.data} if config.data in DATASETS else {}
-    packed = pack(
-        frozen,
-        example,
-        mean=normalisation[0],
-        std=normalisation[1],
-        labels=data.classes,
-        about={"model": config.model, "trained": config.weights, "weights": shipped} | known_data,
-    )
+    about = {"model": config.model, "trained": config.weights, "weights": shipped} | known_data
+    packed = pack(frozen, example, mean=mean, std=std, labels=data.classes, about=about)
     packed.save(out / "model.bnn")
 
-    test = Samples(
-        torch.from_numpy(data.test_images).to(fit.images.device),
-        torch.from_numpy(data.test_labels).to(fit.images.device),
-        fit.mean,
-        fit.std,
-    )
+    test = training.alike(data.test_images, data.test_labels)
+    loss = LOSSES[config.loss]
     runner = Runner(PackedModel.load(out / "model.bnn"))
-    _, trained = evaluate(freeze(model, "real") if stochastic else model, test.batches(), LOSSES[config.loss])
-    _, accuracy = evaluate(frozen, test.batches(), LOSSES[config.loss])
+    _, trained = evaluate(freeze(model, "real") if stochastic else model, test.batches(), loss)
+    _, accuracy = evaluate(frozen, test.batches(), loss)
     result = Result(
         trained=trained,
         frozen=accuracy,
@@ -256,7 +198,7 @@ def _finish(
         trained_weights="real" if stochastic else shipped,
         frozen_weights=shipped,
         recalibrated=recalibrates(config, model),
-        validation=last.acc_val,
+        validation=run.state.rows[-1].acc_val,
         test_samples=len(test),
         one_bit_weights=sum(p.numel() for p in latent_parameters(model)),
         float_bytes=sum(t.numel() * t.element_size() for t in frozen.state_dict().values()),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -30,6 +31,13 @@ class Samples:
     def __len__(self) -> int:
         return len(self.images)
 
+    def alike(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> "Samples":
+        """Other images on the same device, normalised in the same way."""
+        device = self.images.device
+        return Samples(
+            torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device), self.mean, self.std
+        )
+
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         if isinstance(index, slice):
             return self._normalised(self.images[index]), self.labels[index]
@@ -51,7 +59,7 @@ def shuffled(
     share: tuple[int, int] = (0, 1),
     pieces: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """An epoch of training batches, each of `size`: what does not fill one waits for another epoch.
+    """An epoch of training batches, each of `size`; samples that do not fill one are left out of this epoch.
 
     Args:
         samples: to draw from, in random order.
@@ -60,9 +68,9 @@ def shuffled(
             left, and every other one is mirrored (the custom for CIFAR-10 since He et al., 2015).
         generator: on the CPU. All that is random in the epoch is drawn from it at its beginning, so that one
             copy takes it to the device.
-        share: (rank, processes): which of as many equal shares of each batch comes. Where all processes have
-            generators of one state, they get disjoint shares of the same batches.
-        pieces: that a share comes in, one after the other.
+        share: (rank, processes): each batch is cut into so many equal shares, and that one comes. Where all
+            processes have generators of one state, they get disjoint shares of the same batches.
+        pieces: how many a share comes in, one after the other.
     """
     device = samples.images.device
     order = torch.randperm(len(samples), generator=generator).to(device)
@@ -105,10 +113,11 @@ def split(
         mean.append(average)
         std.append(float(np.sqrt(counts @ (levels - average) ** 2 / counts.sum())) or 1.0)
     shape = (1, -1, 1, 1)
-    moments = torch.tensor(mean).view(shape).to(device), torch.tensor(std).view(shape).to(device)
-
-    def samples(part: slice) -> Samples:
-        images, labels = torch.from_numpy(data.train_images[part]), torch.from_numpy(data.train_labels[part])
-        return Samples(images.to(device), labels.to(device), *moments)
-
-    return samples(slice(0, n)), samples(slice(n, None)) if validation else None, (mean, std)
+    training = Samples(
+        torch.from_numpy(data.train_images[:n]).to(device),
+        torch.from_numpy(data.train_labels[:n]).to(device),
+        torch.tensor(mean).view(shape).to(device),
+        torch.tensor(std).view(shape).to(device),
+    )
+    held = training.alike(data.train_images[n:], data.train_labels[n:]) if validation else None
+    return training, held, (mean, std)
