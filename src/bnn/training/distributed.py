@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, TypeVar
 
 import torch
@@ -111,6 +112,10 @@ def join(device: str) -> Iterator[World]:
     here = torch.device(device)
     if here.type == "cuda":
         torch.cuda.set_device(here)
+    # DDP imports this module, and its functions keep the group that there is then as a default argument. If
+    # that is ours, gloo's threads outlive its end, and one that frees a tensor while Python shuts down aborts
+    # the process. So it is imported while there is none.
+    import_module("torch.distributed.nn.functional")
     distributed.init_process_group("nccl" if here.type == "cuda" else "gloo")
     try:
         yield World(distributed.get_rank(), distributed.get_world_size(), here)
