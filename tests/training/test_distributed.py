@@ -130,6 +130,30 @@ def test_batch_norm_and_stochastic_weights_in_two_processes(tmp_path: Path) -> N
     assert all(value.isfinite().all() for value in content["model"].values())
 
 
+_THREADS_LEFT = """
+import sys
+from pathlib import Path
+from bnn.config import TrainConfig
+from bnn.training import train
+train(TrainConfig.from_recipe("digits", epochs=1, width=16), sys.argv[1])
+sys.exit(any("gloo" in path.read_text() for path in Path("/proc/self/task").glob("*/comm")))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are read from /proc")
+def test_the_group_ends_with_its_threads(tmp_path: Path) -> None:
+    """After a run no thread of gloo is left: one that met Python's shutdown would abort the process."""
+    (tmp_path / "script.py").write_text(_THREADS_LEFT)
+    done = subprocess.run(
+        [sys.executable, *_launch(2), str(tmp_path / "script.py"), str(tmp_path / "run")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_error_of_the_first_process_ends_all(tmp_path: Path) -> None:
     """A folder that holds another run is refused by all, and what is wrong is said."""
     (tmp_path / "config.toml").write_text("epochs = 3\n")

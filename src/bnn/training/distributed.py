@@ -7,6 +7,7 @@ Every process runs the same code on its own share of each batch. PyTorch's Distr
 the gradients; what else the processes tell each other goes through a World.
 """
 
+import gc
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -120,6 +121,7 @@ def join(device: str) -> Iterator[World]:
     try:
         yield World(distributed.get_rank(), distributed.get_world_size(), here)
     finally:
+        gc.collect()  # the model as DDP wraps it holds the group, and is part of a circle of references
         distributed.destroy_process_group()
 
 

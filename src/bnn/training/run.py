@@ -39,7 +39,7 @@ from bnn.training.checkpoints import (
     save_checkpoint,
 )
 from bnn.training.diagnostics import advice
-from bnn.training.distributed import join
+from bnn.training.distributed import World, join
 from bnn.training.loop import Batches, Run, TrainingDiverged, as_tested, evaluate, recalibrates, train_epoch
 from bnn.training.reports import Progress, draw_curves, layers_csv, metrics_csv, write_events
 from bnn.training.samples import split
@@ -101,34 +101,49 @@ def train(
         TrainingDiverged: NaN or infinity; the last good checkpoint is kept.
         ConfigError, DataError, OSError: as their messages say.
     """
-    out = Path(out)
-    # The same in every process; what is written or said is rank 0's to write or say.
     with join(config.device) as world:
-        world.on_rank_0(lambda: check_free(out, config, resume, force))
-        if world.size > 1:  # one downloads, for all
-            world.on_rank_0(lambda: load_dataset(config.data, data_dir) is None)
-        data = load_dataset(config.data, data_dir)
-        training, validation, normalisation = split(data, config.validation, world.device)
-        steps = Batches.of(config, len(training), world).steps
-        state = begin(config, data.train_images.shape[1:], len(data.classes), steps, world.device)
-        world.on_rank_0(lambda: claim(out, config, force))  # only now: what was wrong has shown itself
-        if resume and (content := world.on_rank_0(lambda: find_checkpoint(out, config))):
-            restore(content, state, out)
-        leads = world.rank == 0
-        run = Run(config, state, training, validation, world, (leads and progress) or Progress())
-        with _event_writer(out / "tensorboard", len(state.rows) + 1) if leads else nullcontext() as events:
-            while len(state.rows) < config.epochs:
-                row, layers = train_epoch(run)
-                state.rows.append(row)
-                state.layers.append(layers)
-                if leads:
-                    write_events(events, row, layers)
-                    save_checkpoint(out, config, state)
-                    _write_metrics(out, state)
-                    run.progress.epoch(row)
-                    for line in advice(layers, ending=row.epoch == config.epochs):
-                        run.progress.advice(line)
-        return world.on_rank_0(lambda: _finish(run, out, data, normalisation))
+        # Its own frame, which is gone before the processes part: so is what holds their group.
+        return _train(
+            config, Path(out), world, data_dir=data_dir, resume=resume, force=force, progress=progress
+        )
+
+
+def _train(
+    config: TrainConfig,
+    out: Path,
+    world: World,
+    *,
+    data_dir: str | Path | None,
+    resume: bool,
+    force: bool,
+    progress: Progress | None,
+) -> Result:
+    """The same in every process; what is written or said is rank 0's to write or say."""
+    world.on_rank_0(lambda: check_free(out, config, resume, force))
+    if world.size > 1:  # one downloads, for all
+        world.on_rank_0(lambda: load_dataset(config.data, data_dir) is None)
+    data = load_dataset(config.data, data_dir)
+    training, validation, normalisation = split(data, config.validation, world.device)
+    steps = Batches.of(config, len(training), world).steps
+    state = begin(config, data.train_images.shape[1:], len(data.classes), steps, world.device)
+    world.on_rank_0(lambda: claim(out, config, force))  # only now: what was wrong has shown itself
+    if resume and (content := world.on_rank_0(lambda: find_checkpoint(out, config))):
+        restore(content, state, out)
+    leads = world.rank == 0
+    run = Run(config, state, training, validation, world, (leads and progress) or Progress())
+    with _event_writer(out / "tensorboard", len(state.rows) + 1) if leads else nullcontext() as events:
+        while len(state.rows) < config.epochs:
+            row, layers = train_epoch(run)
+            state.rows.append(row)
+            state.layers.append(layers)
+            if leads:
+                write_events(events, row, layers)
+                save_checkpoint(out, config, state)
+                _write_metrics(out, state)
+                run.progress.epoch(row)
+                for line in advice(layers, ending=row.epoch == config.epochs):
+                    run.progress.advice(line)
+    return world.on_rank_0(lambda: _finish(run, out, data, normalisation))
 
 
 def _write_metrics(out: Path, state: State) -> None:
