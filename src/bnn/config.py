@@ -15,10 +15,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from bnn.errors import UserError
+
 __all__ = ["ConfigError", "TrainConfig", "recipes"]
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A field or value is not one. The message is one line that names it."""
 
 

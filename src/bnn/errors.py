@@ -1,7 +1,18 @@
-"""What several modules share about errors: optional packages that are not installed, long messages."""
+"""What several modules share about errors: whose mistake it is, packages that are missing, long messages."""
 
 import importlib
+import sys
 from types import ModuleType
+
+CPU_ALLOCATOR = "DefaultCPUAllocator: "
+"""How PyTorch begins to say that the CPU's memory does not suffice, in a plain RuntimeError."""
+
+
+class UserError(ValueError):
+    """What the user gave cannot be used: the message is one line that names it, and `bnn` exits with 2.
+
+    Any other ValueError that reaches the command line is a fault of ours.
+    """
 
 
 class MissingExtraError(ImportError):
@@ -32,3 +43,9 @@ def require(module: str, extra: str) -> ModuleType:
 def first_lines(error: Exception) -> str:
     """The first two lines of an error as one: PyTorch's first often ends in a colon."""
     return " ".join(line.strip() for line in (str(error).splitlines() or [type(error).__name__])[:2])
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether NumPy, the engine or PyTorch, on the CPU or a GPU, had too little memory."""
+    of_torch = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
+    return isinstance(error, (MemoryError, of_torch)) or CPU_ALLOCATOR in str(error)

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from bnn.cli import main
@@ -180,6 +181,39 @@ def test_mistakes_are_one_line(argv, problem, capsys, tmp_path, monkeypatch):
     """A user's mistake is one line on standard error that names option and value, and exit status 2."""
     monkeypatch.chdir(tmp_path)
     assert problem in _fails(capsys, *argv)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("of ours"), RuntimeError("a memory format of ours"), OverflowError("of ours")]
+)
+def test_a_fault_of_ours_is_a_traceback(run, monkeypatch, error):
+    """An error that no one raised for the user is not taken for the user's mistake, whatever its words."""
+    monkeypatch.setattr("bnn.cli.models.packed_summary", _raising(error))
+    with pytest.raises(type(error), match="of ours"):
+        main(["info", str(run)])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no room"),
+        torch.OutOfMemoryError("no room"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: no room"),
+    ],
+)
+def test_too_little_memory_is_one_line(run, monkeypatch, capsys, error):
+    """NumPy's error, PyTorch's class, and what its CPU allocator says in a plain RuntimeError."""
+    monkeypatch.setattr("bnn.cli.models.packed_summary", _raising(error))
+    line = _fails(capsys, "info", str(run))
+    assert line.startswith("bnn info: not enough memory: ")
+    assert "no room" in line
+
+
+def _raising(error):
+    def stand_in(*args):
+        raise error
+
+    return stand_in
 
 
 def test_another_run_in_out_is_refused(run, capsys):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn.bench.machine import instruction_sets
+from bnn.errors import UserError
 from bnn.packed.costs import layer_costs
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import INPUT, Conv2d, InputContract, Linear, Node, PackedWeight, ReLU, Shape, Sign
@@ -72,11 +73,11 @@ def select(cases: Sequence[Case], text: str) -> list[Case]:
     """Those whose name contains the text.
 
     Raises:
-        ValueError: none does.
+        UserError: none does.
     """
     chosen = [case for case in cases if text.casefold() in case.name.casefold()]
     if not chosen:
-        raise ValueError(f"no case has {text!r} in its name; there are: {'; '.join(c.name for c in cases)}")
+        raise UserError(f"no case has {text!r} in its name; there are: {'; '.join(c.name for c in cases)}")
     return chosen
 
 

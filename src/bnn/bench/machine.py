@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bnn.errors import MissingExtraError, require
+from bnn.errors import MissingExtraError, UserError, require
 from bnn.runtime.threads import available_cores
 
 __all__ = ["PEAKS", "READS", "describe", "installed", "instruction_sets", "peaks", "versions"]
@@ -34,12 +34,12 @@ def native() -> Any:
     """The compiled engine. Nothing can be measured without it.
 
     Raises:
-        ValueError: it cannot be loaded.
+        UserError: it cannot be loaded.
     """
     try:
         return import_module("bnn.runtime.native")
     except ImportError as error:
-        raise ValueError(f"the compiled engine cannot be loaded: {error}") from error
+        raise UserError(f"the compiled engine cannot be loaded: {error}") from error
 
 
 def instruction_sets() -> list[str]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bnn.cli.options import make_parser
-from bnn.errors import MissingExtraError
+from bnn.errors import MissingExtraError, UserError, is_out_of_memory
 
 __all__ = ["main"]
 
@@ -29,15 +29,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `bnn info ... | head`
         sys.stderr.close()
         return 1
-    except (ValueError, OverflowError, MissingExtraError) as error:
+    except (UserError, MissingExtraError) as error:
         return _complain(options.command, str(error))
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error) and "alloc" not in str(error):
-            raise  # a mistake of ours
-        return _complain(options.command, f"not enough memory: {str(error)[:200]}")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(options.command, f"{where}{error.strerror or error}")
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise  # a fault of ours
+        return _complain(options.command, f"not enough memory: {str(error)[:200]}")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 from bnn.bench import bench, instruction_sets, model_cases, select, standard_cases
 from bnn.cli.models import load_model
 from bnn.cli.openmp import spin_briefly
-from bnn.errors import require
+from bnn.errors import UserError, require
 from bnn.files import write_atomically
 from bnn.runtime.threads import thread_count
 from bnn.studies import find
@@ -23,13 +23,13 @@ def run_bench(options: argparse.Namespace) -> int:
     isa = options.isa or os.environ.get("BNN_ISA") or sets[-1]
     if isa not in sets:
         source = "--isa" if options.isa else "BNN_ISA"
-        raise ValueError(f"{source}: kernels must be one of {', '.join(sets)} on this processor, not {isa!r}")
+        raise UserError(f"{source}: kernels must be one of {', '.join(sets)} on this processor, not {isa!r}")
     thread_count(options.threads)
     if options.repeats < 1:
-        raise ValueError(f"--repeats {options.repeats}: must be at least 1")
+        raise UserError(f"--repeats {options.repeats}: must be at least 1")
     for path in filter(None, (options.json, options.png)):  # better now than after minutes
         if path.is_dir() or not os.access(path.parent, os.W_OK):
-            raise ValueError(f"{path}: cannot be written")
+            raise UserError(f"{path}: cannot be written")
     if options.png:
         require("matplotlib", "bench")
     if options.model:
@@ -62,7 +62,7 @@ def run_study(options: argparse.Namespace) -> int:
         require(module, "train")
     study = find(options.name)
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ValueError("a study runs in one process: start it without torchrun")
+        raise UserError("a study runs in one process: start it without torchrun")
     from bnn.studies.study import conduct, markdown
 
     asked = {name: getattr(options, name) for name in ("seeds", "epochs", "width")}

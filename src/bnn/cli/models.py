@@ -10,6 +10,7 @@ import numpy as np
 
 from bnn.cli.text import listed, numbers, percent
 from bnn.data import load_dataset
+from bnn.errors import UserError
 from bnn.export import TARGETS, export
 from bnn.packed.costs import packed_summary
 from bnn.packed.model import PackedModel, model_file
@@ -30,16 +31,16 @@ def run_eval(options: argparse.Namespace) -> int:
     runner, path = load_model(options.model, activations=options.activations, **how)
     name = options.data or runner.model.about.get("data")
     if not name:
-        raise ValueError(f"{path} does not say what data it was trained on: give --data")
+        raise UserError(f"{path} does not say what data it was trained on: give --data")
     data = load_dataset(name, options.data_dir)
     if data.test_images.shape[1:] != runner.model.input.shape:
-        raise ValueError(
+        raise UserError(
             f"--data {name}: its images are {data.test_images.shape[1:]}, "
             f"the model takes {runner.model.input.shape}"
         )
     labels = runner.model.input.labels
     if labels and labels != data.classes:
-        raise ValueError(
+        raise UserError(
             f"--data {name}: its classes are {listed(data.classes)}, the model's {listed(labels)}"
         )
 
@@ -119,7 +120,7 @@ def run_export(options: argparse.Namespace) -> int:
         of_target["run"] = path.parent if Path(options.model).is_dir() else None
     source, out = path.resolve(), Path(options.out).resolve()
     if out == source or out in source.parents:
-        raise ValueError(f"{options.out}: is, or holds, the model that is to be exported")
+        raise UserError(f"{options.out}: is, or holds, the model that is to be exported")
     notes = export(PackedModel.load(path), to, options.out, force=options.force, **of_target)
     print(f"{options.out}: {TARGETS[to].text}")
     for line in notes:

@@ -16,7 +16,7 @@ import numpy as np
 from bnn.cli.openmp import spin_briefly
 from bnn.cli.text import percent
 from bnn.config import TrainConfig
-from bnn.errors import require
+from bnn.errors import UserError, require
 from bnn.files import write_atomically
 from bnn.tables import table
 
@@ -33,9 +33,9 @@ def run_train(options: argparse.Namespace) -> int:
     config = TrainConfig.from_recipe(options.recipe, **given)
     out = Path(options.out or Path("runs") / Path(options.recipe).stem)
     if options.seeds is not None and options.seeds < 1:
-        raise ValueError(f"--seeds {options.seeds}: must be at least 1")
+        raise UserError(f"--seeds {options.seeds}: must be at least 1")
     if options.seeds and (out / "config.toml").exists():
-        raise ValueError(f"{out} holds a single run: choose another --out for --seeds")
+        raise UserError(f"{out} holds a single run: choose another --out for --seeds")
     leads = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun may have started
     seeds = range(config.seed, config.seed + (options.seeds or 1))
     results = {}

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bnn.errors import UserError
+
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Data that cannot be used: one line that names the file, folder or URL and what is wrong with it."""
 
 

@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from bnn.errors import UserError
 from bnn.export.target import Export, ExportError
 from bnn.files import leftovers, replace_folder, write_atomically
 from bnn.packed.model import PackedModel
@@ -68,15 +69,15 @@ def export(
 
     Raises:
         ExportError: the target cannot express a node of the model, which is named.
-        ValueError: no such target or option.
+        UserError: no such target or option.
         FileExistsError: `out` exists and may not be replaced.
         OSError: it cannot be written.
     """
     if to not in TARGETS:
-        raise ValueError(f"no target is named {to!r}: one of {', '.join(TARGETS)}")
+        raise UserError(f"no target is named {to!r}: one of {', '.join(TARGETS)}")
     target, out = TARGETS[to], Path(out).resolve()
     for name in set(options) - set(target.options):
-        raise ValueError(f"--to {to} takes no --{name}")
+        raise UserError(f"--to {to} takes no --{name}")
     _check_free(out, to, force)  # before the work
     make: Callable[..., Export] = import_module(f"bnn.export.{to}").make
     result = make(model, **options)

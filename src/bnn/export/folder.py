@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bnn.errors import UserError
 from bnn.export.target import Export
 from bnn.packed.costs import Summary, packed_summary
 from bnn.packed.model import MODEL_FILE, PackedModel
@@ -38,7 +39,7 @@ def make(model: PackedModel, *, run: str | Path | None = None) -> Export:
             and a README.
 
     Raises:
-        ValueError: the run's model is another one, or a file of the run is not what it should be.
+        UserError: the run's model is another one, or a file of the run is not what it should be.
         OSError: a file of the run cannot be read.
     """
     files = {MODEL_FILE: model.to_bytes()}
@@ -63,7 +64,7 @@ def make(model: PackedModel, *, run: str | Path | None = None) -> Export:
 
 def _files_of_run(run: Path, model: bytes) -> dict[str, bytes]:
     if (run / MODEL_FILE).read_bytes() != model:
-        raise ValueError(f"{run}: its {MODEL_FILE} is another model")
+        raise UserError(f"{run}: its {MODEL_FILE} is another model")
     return {name: (run / name).read_bytes() for name in OF_RUN if (run / name).is_file()}
 
 
@@ -71,23 +72,23 @@ def _parsed(files: Mapping[str, bytes], name: str, parse: Any) -> dict[str, Any]
     try:
         content = parse(files[name].decode()) if name in files else {}
     except ValueError as error:
-        raise ValueError(f"{name} of the run: {error}") from error
+        raise UserError(f"{name} of the run: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{name} of the run: not an object")
+        raise UserError(f"{name} of the run: not an object")
     return content
 
 
 def _check(config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
     for name, value in config.items():
         if not isinstance(value, str | bool | int | float):
-            raise ValueError(f"{CONFIG} of the run: {name} is no value that a recipe can have")
+            raise UserError(f"{CONFIG} of the run: {name} is no value that a recipe can have")
     for name in ACCURACIES:
         value = result.get(name)
         if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
-            raise ValueError(f"{RESULT} of the run: {name} is {value!r:.40}, no accuracy from 0 to 1")
+            raise UserError(f"{RESULT} of the run: {name} is {value!r:.40}, no accuracy from 0 to 1")
     samples = result.get("test_samples", 0)
     if not isinstance(samples, int):
-        raise ValueError(f"{RESULT} of the run: test_samples is {samples!r:.40}, no number")
+        raise UserError(f"{RESULT} of the run: test_samples is {samples!r:.40}, no number")
 
 
 def _recipe(config: Mapping[str, Any]) -> str:

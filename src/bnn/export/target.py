@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bnn.errors import UserError
+
 __all__ = ["Export", "ExportError"]
 
 
-class ExportError(ValueError):
+class ExportError(UserError):
     """A target cannot express a node of the model; the message names it."""
 
 

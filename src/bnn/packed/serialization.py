@@ -25,6 +25,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from bnn.errors import UserError
 from bnn.files import write_atomically
 from bnn.packed.nodes import NODES, InputContract, Node, PackedWeight
 
@@ -37,7 +38,7 @@ Tensors = dict[str, NDArray[Any]]
 Contents = tuple[InputContract, tuple[Node, ...], dict[str, str]]
 
 
-class FormatError(ValueError):
+class FormatError(UserError):
     """A file is not a sound .bnn file. The message is one line: the file and what is wrong with it."""
 
     @classmethod

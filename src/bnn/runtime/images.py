@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn.errors import require
+from bnn.errors import UserError, require
 from bnn.packed.nodes import InputContract
 
 __all__ = ["ImageError", "read_image"]
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """A file is no image that can be used. The message is one line that names it."""
 
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn.errors import UserError
 from bnn.packed import bits
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import (
@@ -51,7 +52,7 @@ Product = Linear | Conv2d
 Activation = ReLU | Hardtanh | PReLU
 
 
-class LoweringError(ValueError):
+class LoweringError(UserError):
     """The engine cannot run a node; the message names it."""
 
 

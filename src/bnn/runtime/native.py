@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn.errors import UserError
 from bnn.packed.model import PackedModel
 from bnn.runtime import _native
 from bnn.runtime.lowering import lower
@@ -32,11 +33,11 @@ class Engine:
     ) -> None:
         """
         Raises:
-            ValueError: this processor has no kernels of that name.
+            UserError: this processor has no kernels of that name.
         """
         known = instruction_sets()
         if isa and isa not in known:
-            raise ValueError(f"kernels must be one of {', '.join(known)} on this processor, not {isa!r}")
+            raise UserError(f"kernels must be one of {', '.join(known)} on this processor, not {isa!r}")
         self.model, self.activations, self.threads = model, activations, threads
         self.isa = isa or known[-1]
         self._plans: dict[str, _native.Plan] = {}

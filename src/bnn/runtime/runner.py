@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn.errors import UserError
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import Softmax
 from bnn.runtime import reference
@@ -45,7 +46,7 @@ def load(
 
     Raises:
         FormatError: it is no sound .bnn file.
-        ValueError: there is no such engine, or kind of activations, or number of threads.
+        UserError: there is no such engine, or kind of activations, or number of threads.
         OSError: it cannot be read.
     """
     return Runner(PackedModel.load(path), engine, activations, threads)
@@ -78,9 +79,9 @@ class Runner:
         threads: int | None = None,
     ) -> None:
         if engine not in ENGINES:
-            raise ValueError(f"engine must be one of {', '.join(ENGINES)}, not {engine!r}")
+            raise UserError(f"engine must be one of {', '.join(ENGINES)}, not {engine!r}")
         if activations not in ACTIVATIONS:
-            raise ValueError(f"activations must be one of {', '.join(ACTIVATIONS)}, not {activations!r}")
+            raise UserError(f"activations must be one of {', '.join(ACTIVATIONS)}, not {activations!r}")
         self.model = model
         self.engine = engine
         self.activations = activations
@@ -100,8 +101,8 @@ class Runner:
             else:
                 try:
                     native = Engine(model, activations, count, os.environ.get("BNN_ISA", ""))
-                except ValueError as error:
-                    raise ValueError(f"BNN_ISA: {error}") from error
+                except UserError as error:
+                    raise UserError(f"BNN_ISA: {error}") from error
                 self.isa = native.isa
                 self._run = native
 
@@ -112,17 +113,17 @@ class Runner:
             x: (batch, *model.input.shape), uint8 or float32; contiguous or not.
 
         Raises:
-            ValueError: another shape or dtype, or uint8 for a model packed without mean and std.
+            UserError: another shape or dtype, or uint8 for a model packed without mean and std.
         """
         contract = self.model.input
         if not isinstance(x, np.ndarray):
-            raise ValueError(f"input must be a numpy array, not {type(x).__name__}")
+            raise UserError(f"input must be a numpy array, not {type(x).__name__}")
         if x.dtype not in (np.uint8, np.float32):
-            raise ValueError(f"input must be uint8 (raw pixels) or float32 (normalised), not {x.dtype}")
+            raise UserError(f"input must be uint8 (raw pixels) or float32 (normalised), not {x.dtype}")
         if x.dtype == np.uint8 and not contract.mean:
-            raise ValueError("this model was packed without mean and std: give normalised float32, not uint8")
+            raise UserError("this model was packed without mean and std: give normalised float32, not uint8")
         if x.shape[1:] != contract.shape:
-            raise ValueError(
+            raise UserError(
                 f"input must have shape (batch, {', '.join(map(str, contract.shape))}), not {x.shape}"
             )
         return self._run(x)
@@ -136,8 +137,8 @@ class Runner:
         """The class probabilities, (batch, classes), of a model that ends in a softmax.
 
         Raises:
-            ValueError: it does not.
+            UserError: it does not.
         """
         if not isinstance(self.model.output, Softmax):
-            raise ValueError("this model does not end in a softmax; its outputs are no probabilities")
+            raise UserError("this model does not end in a softmax; its outputs are no probabilities")
         return self(x)

@@ -5,6 +5,8 @@ from math import ceil
 from operator import index
 from pathlib import Path
 
+from bnn.errors import UserError
+
 __all__ = ["available_cores", "thread_count"]
 
 MOST = 1024
@@ -14,7 +16,7 @@ def thread_count(asked: int | None = None) -> int:
     """The argument, else $BNN_NUM_THREADS, else the cores that are available.
 
     Raises:
-        ValueError: the one or the other is no sensible number.
+        UserError: the one or the other is no sensible number.
     """
     if asked is not None:
         try:
@@ -22,13 +24,13 @@ def thread_count(asked: int | None = None) -> int:
         except TypeError:
             count = 0
         if not 1 <= count <= MOST:
-            raise ValueError(f"threads must be a number from 1 to {MOST}, not {asked!r}")
+            raise UserError(f"threads must be a number from 1 to {MOST}, not {asked!r}")
         return count
     variable = os.environ.get("BNN_NUM_THREADS", "")
     if not variable:
         return available_cores()
     if not variable.isdecimal() or not 1 <= int(variable) <= MOST:
-        raise ValueError(f"BNN_NUM_THREADS must be a number from 1 to {MOST}, not {variable!r}")
+        raise UserError(f"BNN_NUM_THREADS must be a number from 1 to {MOST}, not {variable!r}")
     return int(variable)
 
 

@@ -4,6 +4,8 @@ import difflib
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from bnn.errors import UserError
+
 if TYPE_CHECKING:
     from bnn.studies.study import Study
 
@@ -17,11 +19,11 @@ def find(name: str) -> "Study":
     """The study of that name.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     if name not in NAMES:
         close = difflib.get_close_matches(name, NAMES, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"there is no study {name!r}{hint}; there are {', '.join(NAMES)}")
+        raise UserError(f"there is no study {name!r}{hint}; there are {', '.join(NAMES)}")
     study: Study = import_module(f"bnn.studies.{name.replace('-', '_')}").STUDY
     return study

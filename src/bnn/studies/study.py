@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from bnn.errors import UserError
 from bnn.files import write_atomically
 
 __all__ = [
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 
-class StudyError(ValueError):
+class StudyError(UserError):
     """The folder or an option does not fit. The message is one line."""
 
 
@@ -104,8 +105,8 @@ class Study:
         if device != "cpu" and not self.takes_device:
             raise StudyError(f"study {self.name} runs on the CPU, not on {device!r}")
         for name, value in given.items():
-            if value < 1:
-                raise StudyError(f"--{name} {value}: must be at least 1")
+            if not 1 <= value < 2**31:
+                raise StudyError(f"--{name} {value}: must be at least 1 and below 2^31")
         return replace(self.settings[data], data_dir=data_dir, device=device, **given)  # type: ignore[arg-type]
 
 

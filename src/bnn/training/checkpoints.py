@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bnn.config import ConfigError, TrainConfig
-from bnn.errors import first_lines
+from bnn.errors import UserError, first_lines
 from bnn.files import leftovers, write_atomically
 from bnn.training.diagnostics import LayerState
 from bnn.training.reports import Row
@@ -29,7 +29,7 @@ CHECKPOINT = "checkpoint.pt"
 RESULTS = (CHECKPOINT, "metrics.csv", "layers.csv", "curves.png", "model.bnn", "result.json")
 
 
-class RunError(ValueError):
+class RunError(UserError):
     """The run's folder does not fit what was asked. The message is one line."""
 
 
