@@ -99,19 +99,19 @@ def model_cases(model: PackedModel, isa: str, threads: int) -> list[Case]:
             shape = model.input.shape if source == INPUT else model.shapes[source]
             name = f"layer {node.name}: {type(node).__name__} {_sizes(node.weight.shape)}"
             name += f" on {_sizes(shape[1:])}" if len(shape) > 1 else ""
-            layers.append(_alone(name, node, shape, model.kinds[source] == "sign", 1, isa, threads))
+            alone, twin = _alone(node, shape, signs=model.kinds[source] == "sign")
+            layers.append(Case(name, alone, 1, isa, threads, twin=twin))
     return [*whole, *layers]
 
 
-def _alone(name: str, node: Product, shape: Shape, signs: bool, batch: int, isa: str, threads: int) -> Case:
-    """A layer as a model of its own; `signs`: it takes ±1."""
+def _alone(node: Product, shape: Shape, signs: bool) -> tuple[PackedModel, PackedModel | None]:
+    """A layer as a model of its own, and its twin; `signs`: it takes ±1."""
     contract = InputContract(shape)
     plain = PackedModel(contract, (replace(node, inputs=(INPUT,)),))
     if not signs:
-        return Case(name, plain, batch, isa, threads)
+        return plain, None
     sign = Sign(name=f"sign for {node.name}", inputs=(INPUT,))
-    model = PackedModel(contract, (sign, replace(node, inputs=(sign.name,))))
-    return Case(name, model, batch, isa, threads, twin=plain)
+    return PackedModel(contract, (sign, replace(node, inputs=(sign.name,)))), plain
 
 
 # --- standard shapes --------------------------------------------------------------------------------------
@@ -124,7 +124,8 @@ def standard_cases(isa: str, threads: int) -> tuple[list[Case], list[str]]:
     def linear(name: str, rows: int, layer: Linear, signs: bool = False) -> Case:
         out, n = layer.weight.shape
         name = f"{name}, {_count(rows, 'row')}, {n}x{out}"
-        return _alone(name, layer, (n,), signs, rows, isa, threads)
+        model, twin = _alone(layer, (n,), signs)
+        return Case(name, model, rows, isa, threads, twin=twin)
 
     small, large = (Linear(name="y", inputs=(INPUT,), weight=_signs(rng, n, n)) for n in (1024, 4096))
     bits = linear("±1 x ±1", 512, large, signs=True)
@@ -146,7 +147,8 @@ def standard_cases(isa: str, threads: int) -> tuple[list[Case], list[str]]:
         weight = _signs(rng, channels, channels, 3, 3)
         conv = Conv2d(name="y", inputs=(INPUT,), weight=weight, padding=(1, 1, 1, 1))
         name, shape = f"±1 x ±1, convolution 3x3, {channels} x {size}x{size}", (channels, size, size)
-        cases.append(_alone(name, conv, shape, True, 1, isa, threads))
+        model, twin = _alone(conv, shape, signs=True)
+        cases.append(Case(name, model, 1, isa, threads, twin=twin))
     mnist = Case("MNIST 784-3x1024-10, 1 image, float32", _mnist(rng), 1, isa, threads)
     int8 = replace(mnist, name=mnist.name.replace("float32", "int8"), activations="int8")
     return [*cases, mnist, int8], skipped

@@ -49,103 +49,119 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"bnn {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    for add in (_train, _evaluate, _predict, _info, _export, _bench, _study):
+        add(commands)
+    return parser
 
-    train = _command(
+
+def _train(commands: Any) -> None:
+    parser = _command(
         commands,
         "train",
         run_train,
         "train, freeze, pack and test a network",
         "bnn train mnist --epochs 3 --out runs/first",
     )
-    train.add_argument("recipe", metavar="RECIPE", help=f"{', '.join(recipes())}, or a TOML file")
-    train.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/RECIPE)")
-    _data_dir(train)
-    train.add_argument(
+    parser.add_argument("recipe", metavar="RECIPE", help=f"{', '.join(recipes())}, or a TOML file")
+    parser.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/RECIPE)")
+    _data_dir(parser)
+    parser.add_argument(
         "--seeds", type=int, metavar="N", help="N runs with seeds from --seed on, and their spread"
     )
-    train.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    train.add_argument("--force", action="store_true", help="start anew in --out")
-    _config_options(train)
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--force", action="store_true", help="start anew in --out")
+    _config_options(parser)
 
-    evaluate = _command(
+
+def _evaluate(commands: Any) -> None:
+    parser = _command(
         commands, "eval", run_eval, "test accuracy of a packed model", "bnn eval runs/mnist --json"
     )
-    _model(evaluate)
-    evaluate.add_argument(
+    _model(parser)
+    parser.add_argument(
         "--data", metavar="NAME", help=f"{', '.join(DATASETS)}, or a folder (default: the model's)"
     )
-    _data_dir(evaluate)
-    evaluate.add_argument("--engine", default="native", metavar="NAME", help=f"one of {', '.join(ENGINES)}")
-    evaluate.add_argument(
+    _data_dir(parser)
+    parser.add_argument("--engine", default="native", metavar="NAME", help=f"one of {', '.join(ENGINES)}")
+    parser.add_argument(
         "--activations",
         default="float32",
         metavar="DTYPE",
         help=f"one of {', '.join(ACTIVATIONS)}; with int8 the change of accuracy is shown",
     )
-    _threads(evaluate)
-    _json(evaluate)
+    _threads(parser)
+    _json(parser)
 
-    predict = _command(
+
+def _predict(commands: Any) -> None:
+    parser = _command(
         commands, "predict", run_predict, "classify image files", "bnn predict runs/mnist seven.png"
     )
-    _model(predict)
-    predict.add_argument("images", metavar="IMAGE", nargs="+", help="image files; converted as needed")
-    _json(predict)
+    _model(parser)
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files; converted as needed")
+    _json(parser)
 
+
+def _info(commands: Any) -> None:
     text = "layers, sizes and operations"
-    info = _command(commands, "info", run_info, text, "bnn info runs/mnist/model.bnn")
-    _model(info)
-    _json(info)
+    parser = _command(commands, "info", run_info, text, "bnn info runs/mnist/model.bnn")
+    _model(parser)
+    _json(parser)
 
+
+def _export(commands: Any) -> None:
     text = "a packed model for C, ONNX, the browser, a model hub"
-    send = _command(commands, "export", run_export, text, "bnn export runs/mnist --to c mnist-c")
-    _model(send)
-    send.add_argument("out", metavar="OUT", help="the folder or file to write")
-    send.add_argument(
+    parser = _command(commands, "export", run_export, text, "bnn export runs/mnist --to c mnist-c")
+    _model(parser)
+    parser.add_argument("out", metavar="OUT", help="the folder or file to write")
+    parser.add_argument(
         "--to",
         required=True,
         metavar="TARGET",
         help="; ".join(f"{name}: {target.text}" for name, target in TARGETS.items()),
     )
-    send.add_argument(
+    parser.add_argument(
         "--force", action="store_true", help="replace OUT; a folder only if it is an unchanged export"
     )
-    send.add_argument("--unpacked", action="store_true", help="onnx: plain weights of ±1 in float32")
+    parser.add_argument("--unpacked", action="store_true", help="onnx: plain weights of ±1 in float32")
 
-    compare = _command(
+
+def _bench(commands: Any) -> None:
+    parser = _command(
         commands,
         "bench",
         run_bench,
         "time one bit beside PyTorch and ONNX Runtime on this machine",
         "bnn bench runs/mnist --png bench.png",
     )
-    compare.add_argument(
+    parser.add_argument(
         "model", metavar="MODEL", nargs="?", help="a .bnn file, or a run's folder (default: standard shapes)"
     )
-    compare.add_argument("--threads", type=int, default=1, metavar="N", help="on both sides (default: 1)")
-    compare.add_argument("--isa", metavar="NAME", help="our kernels (default: the processor's best)")
-    compare.add_argument("--only", default="", metavar="TEXT", help="cases that have it in their name")
-    compare.add_argument("--repeats", type=int, default=30, metavar="N", help="of each timing (default: 30)")
-    compare.add_argument("--json", type=Path, metavar="FILE", help="write everything measured, for programs")
-    compare.add_argument("--png", type=Path, metavar="FILE", help="draw a bar chart")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="on both sides (default: 1)")
+    parser.add_argument("--isa", metavar="NAME", help="our kernels (default: the processor's best)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="cases that have it in their name")
+    parser.add_argument("--repeats", type=int, default=30, metavar="N", help="of each timing (default: 30)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured, for programs")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="draw a bar chart")
 
-    experiment = _command(
+
+def _study(commands: Any) -> None:
+    parser = _command(
         commands,
         "study",
         run_study,
         "run an experiment: a table, figures and a report",
         "bnn study from-scratch --data digits",
     )
-    experiment.add_argument("name", metavar="NAME", help=", ".join(STUDIES))
-    experiment.add_argument("--data", default="mnist", metavar="NAME", help="mnist (default), digits, ...")
-    _data_dir(experiment)
-    experiment.add_argument(
-        "--out", metavar="DIR", help="its folder; what is done there is not done again (default: studies/...)"
+    parser.add_argument("name", metavar="NAME", help=", ".join(STUDIES))
+    parser.add_argument("--data", default="mnist", metavar="NAME", help="mnist (default), digits, ...")
+    _data_dir(parser)
+    parser.add_argument(
+        "--out", metavar="DIR", help="its folder; results that lie there are kept (default: studies/...)"
     )
     for name, text in (("seeds", "runs of each variant"), ("epochs", "of training"), ("width", "of layers")):
-        experiment.add_argument(f"--{name}", type=int, metavar="N", help=f"{text} (default: the study's)")
-    experiment.add_argument("--device", default="cpu", metavar="NAME", help="to train on (default: cpu)")
-    return parser
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{text} (default: the study's)")
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="to train on (default: cpu)")
 
 
 def _command(
