@@ -35,7 +35,7 @@ def cross_entropy(v: Array, t: Array) -> float:
 
 
 def gradients(x: Array, v: Array, t: Array) -> Pair:
-    """Of the cross-entropy, by w and b: by the logits it is (softmax(v) - t) / samples."""
+    """The gradients of the cross-entropy by w and b; that by the logits is (softmax(v) - t) / samples."""
     error = (softmax(v) - t) / len(x)
     return x.T @ error, error.sum(axis=0)
 
@@ -46,7 +46,7 @@ def binarize(w: Array) -> Array:
 
 
 def clip(w: Array) -> Array:
-    """To [-1, 1]: beyond, a latent weight would grow without changing its sign (section 2.4)."""
+    """w within [-1, 1]: beyond, a latent weight would grow without changing its sign (section 2.4)."""
     return np.clip(w, -1, 1)
 
 

@@ -149,7 +149,7 @@ def test_activations_are_packed_as_trained(tmp_path: Path) -> None:
     conduct(study, options, tmp_path)
     table = pd.read_csv(tmp_path / "table.csv").set_index("variant")
     assert (table["accuracy"] - table["packed"]).abs().max() < 0.01
-    assert table["accuracy"]["scaled, clipped, decayed"] > table["accuracy"]["as the seed"]
+    assert table["accuracy"]["scaled, clipped, decayed"] > table["accuracy"]["as the source"]
     epochs = pd.read_csv(tmp_path / "epochs.csv")
     assert list(epochs.columns[3:]) == ["loss_train", "loss_test", "acc_train", "acc_test"]
     assert len(epochs) == len(study.variants) * 4

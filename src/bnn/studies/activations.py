@@ -1,4 +1,4 @@
-"""Seed 003: weights and hidden activations of ±1, without batch norm, and what each change brings."""
+"""Source 003: weights and hidden activations of ±1, without batch norm, and what each change brings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ __all__ = ["STUDY"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a variant changes; the defaults are the seed's."""
+    """What a variant changes; the defaults are the source's."""
 
     text: str
     ste: StraightThrough = identity_ste
@@ -39,8 +39,8 @@ class Recipe:
     decay: bool = False
 
 
-_SEED = Recipe("identity straight-through, latent weights clamped after each epoch")
-_STEP = replace(_SEED, text="the seed's, with the paper's clamp after each step", clamp_each_step=True)
+_SOURCE = Recipe("identity straight-through, latent weights clamped after each epoch")
+_STEP = replace(_SOURCE, text="the source's, with the paper's clamp after each step", clamp_each_step=True)
 _SCALED = replace(
     _STEP, text="products divided by sqrt(fan_in) besides, so that they are about 1", scaled=True
 )
@@ -48,9 +48,9 @@ _CLIPPED = replace(_SCALED, text="scaled, with the clipped estimator for activat
 _FASTER = replace(_CLIPPED, text="scaled and clipped, at a rate of 3e-3 instead of 3e-4", lr=3e-3)
 _DECAYED = replace(_FASTER, text="the same at a rate that falls from 3e-3 to 0 along a line", decay=True)
 RECIPES: Mapping[str, Recipe] = {
-    "as the seed": _SEED,
-    "as the seed, stochastic": replace(
-        _SEED, text="the seed's, with random hidden activations in training", stochastic_activations=True
+    "as the source": _SOURCE,
+    "as the source, stochastic": replace(
+        _SOURCE, text="the source's, with random hidden activations in training", stochastic_activations=True
     ),
     "clamped each step": _STEP,
     "scaled": _SCALED,
@@ -63,8 +63,8 @@ RECIPES: Mapping[str, Recipe] = {
     ),
 }
 CHANGES = (
-    ("as the seed", "as the seed, stochastic"),
-    ("as the seed", "clamped each step"),
+    ("as the source", "as the source, stochastic"),
+    ("as the source", "clamped each step"),
     ("clamped each step", "scaled"),
     ("scaled", "scaled, tanh"),
     ("scaled", "scaled, clipped"),
@@ -74,6 +74,8 @@ CHANGES = (
 )
 """Pairs that differ in one thing."""
 BATCH = 64
+Labelled = tuple[Tensor, Tensor]
+"""Images and their labels."""
 
 
 class ScaledSign(nn.Module):
@@ -97,7 +99,7 @@ def build(recipe: Recipe, features: int, classes: int, width: int) -> nn.Sequent
 
 
 def run(variant: str, seed: int, options: Options, folder: Path) -> dict[str, Any]:
-    """Trains a variant as the seed does; loss and accuracy on training and test set after each epoch."""
+    """Trains a variant as the source does; loss and accuracy on training and test set after each epoch."""
     recipe = RECIPES[variant]
     data = load_dataset(options.data, options.data_dir)
     x, test_x = (torch.from_numpy(v).float() / 255 for v in (data.train_images, data.test_images))
@@ -105,7 +107,7 @@ def run(variant: str, seed: int, options: Options, folder: Path) -> dict[str, An
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build(recipe, x[0].numel(), len(data.classes), options.width)
-        history, largest = _train(model, recipe, x, y, test_x, test_y, options.epochs)
+        history, largest = _train(model, recipe, (x, y), (test_x, test_y), options.epochs)
         frozen = freeze(model)
     packed = Runner(pack(frozen, test_x[:2], mean=(0.0,), std=(1.0,)))
     right = packed.predict(data.test_images) == data.test_labels
@@ -123,9 +125,10 @@ COLUMNS = ("loss_train", "loss_test", "acc_train", "acc_test")
 
 
 def _train(
-    model: nn.Module, recipe: Recipe, x: Tensor, y: Tensor, test_x: Tensor, test_y: Tensor, epochs: int
+    model: nn.Module, recipe: Recipe, training: Labelled, test: Labelled, epochs: int
 ) -> tuple[list[list[float]], float]:
     """COLUMNS after each epoch; and the largest latent weight that a clamp ever saw."""
+    x, y = training
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
     steps = epochs * (len(x) // BATCH)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -143,15 +146,15 @@ def _train(
             if recipe.clamp_each_step:
                 largest = torch.maximum(largest, _clamp(latent))
         model.eval()
-        train, test = _evaluate(model, x, y), _evaluate(model, test_x, test_y)
-        history.append([train[0], test[0], train[1], test[1]])
+        losses, accuracies = zip(_evaluate(model, *training), _evaluate(model, *test), strict=True)
+        history.append([*losses, *accuracies])
         largest = torch.maximum(largest, _clamp(latent))  # after the epoch's evaluation, as there
     return history, largest.item()
 
 
 @torch.no_grad()
 def _clamp(latent: Sequence[Tensor]) -> Tensor:
-    """To [-1, 1]; the largest magnitude before."""
+    """Clamps to [-1, 1]; returns the largest magnitude before."""
     largest = torch.stack([weight.abs().max() for weight in latent]).max()
     for weight in latent:
         weight.clamp_(-1, 1)
@@ -191,7 +194,7 @@ def draw(cells: Cells, options: Options, folder: Path) -> dict[str, str]:
 
 
 def conclude(summary: pd.DataFrame, cells: Cells) -> list[str]:
-    """What the changes bring one by one, whether clamping ever acted, and the seed's own table."""
+    """What the changes bring one by one, whether clamping ever acted, and the source's own table."""
     lines = ["Points of test accuracy that each change brings:", ""]
     for before, after in CHANGES:
         gain = difference([c["accuracy"] for c in cells[after]], [c["accuracy"] for c in cells[before]])
@@ -200,11 +203,11 @@ def conclude(summary: pd.DataFrame, cells: Cells) -> list[str]:
     if largest < 1:
         lines += [
             "",
-            f"In the seed's setting no latent weight ever got beyond {largest:.2f}, so clamping did nothing, "
-            "after each step or each epoch, and the two runs are the same.",
+            f"In the source's setting no latent weight ever got beyond {largest:.2f}, so clamping did "
+            "nothing, after each step or each epoch, and the two runs are the same.",
         ]
-    table = pd.DataFrame(cells["as the seed"][0]["history"], columns=list(COLUMNS)).round(3)
-    lines += ["", "As the seed prints it, seed 0:", ""]
+    table = pd.DataFrame(cells["as the source"][0]["history"], columns=list(COLUMNS)).round(3)
+    lines += ["", "As the source prints it, seed 0:", ""]
     lines += ["| epoch | loss_train | loss_test | acc_train | acc_test |", "| --- | --- | --- | --- | --- |"]
     lines += [f"| {epoch} | {' | '.join(map(str, row))} |" for epoch, row in enumerate(table.to_numpy(), 1)]
     return lines
@@ -223,5 +226,6 @@ STUDY = Study(
     takes_device=False,
     conclude=conclude,
     weights="the signs",
-    note="Test figures appear for each epoch, as the seed prints them: they are no choice's basis, but seen.",
+    note="Test figures appear for each epoch, as the source prints them: they are no choice's basis, "
+    "but seen.",
 )

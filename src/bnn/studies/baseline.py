@@ -1,4 +1,4 @@
-"""Seed 004: a float network with dropout against its binarized twins, deterministic and stochastic."""
+"""Source 004: a float network with dropout against its binarized twins, deterministic and stochastic."""
 
 import csv
 from collections.abc import Mapping
@@ -15,19 +15,19 @@ from bnn.training.run import train
 
 __all__ = ["STUDY"]
 
-_SEED: Mapping[str, Any] = {
+_SOURCE: Mapping[str, Any] = {
     "lr": 1e-3,
     "schedule": "constant",
     "batch_size": 256,
     "loss": "cross_entropy",
     "precision": "bf16",
 }
-_DECAYED = {**_SEED, "schedule": "cosine"}
-_DROPOUT: Mapping[str, Any] = {"weights": "float", "dropout": 0.5, "recalibrate": 0}  # as in the seed
+_DECAYED = {**_SOURCE, "schedule": "cosine"}
+_DROPOUT: Mapping[str, Any] = {"weights": "float", "dropout": 0.5, "recalibrate": 0}  # as in the source
 CHANGES: Mapping[str, Mapping[str, Any]] = {
-    "baseline, constant rate": {**_SEED, **_DROPOUT},
+    "baseline, constant rate": {**_SOURCE, **_DROPOUT},
     "baseline": {**_DECAYED, **_DROPOUT},
-    "deterministic, constant rate": {**_SEED, "weights": "deterministic"},
+    "deterministic, constant rate": {**_SOURCE, "weights": "deterministic"},
     "deterministic": {**_DECAYED, "weights": "deterministic"},
     "stochastic": {**_DECAYED, "weights": "stochastic", "lr": 1e-2},
 }
@@ -114,6 +114,6 @@ STUDY = Study(
     conclude=conclude,
     weights="one bit, as packed; the baseline's are float",
     full={"cifar10": Options("cifar10", seeds=1, epochs=150, width=128)},
-    note="Products in bfloat16. The seed trains for 200 epochs. The test set is read once, with the weights "
-    "of the last epoch; `tensorboard --logdir` shows the cells' folders side by side.",
+    note="Products in bfloat16. The source trains for 200 epochs. The test set is read once, with the "
+    "weights of the last epoch; `tensorboard --logdir` shows the cells' folders side by side.",
 )

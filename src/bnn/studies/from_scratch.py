@@ -1,4 +1,4 @@
-"""Seeds 001 and 002: BinaryConnect by hand, on logistic regression, and the questions left open there."""
+"""Sources 001 and 002: BinaryConnect by hand, on logistic regression, and the questions left open there."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ from bnn.studies.study import Cells, Options, Study, difference
 __all__ = ["STUDY"]
 
 VARIANTS = {
-    "as the seed": "the tutorial's own loop, on all training images: weights start in [0, 1], so all at "
+    "as the source": "the tutorial's own loop, on all training images: weights start in [0, 1], so all at "
     "+1; the rate decays when the *test* loss rises, and the fifth rise ends it",
     "float": "real-valued weights",
     "float, then binarized": "the same training; the signs of its weights are tested",
@@ -44,8 +44,8 @@ LOOKS = 20  # at the validation accuracy in the last twentieth of training
 def run(variant: str, seed: int, options: Options, folder: Path) -> dict[str, Any]:
     """Trains a variant; test accuracy and loss of its final weights, and how much it jittered."""
     x, t, test_x, test_t = load(options.data, options.data_dir)
-    if variant == "as the seed":
-        return _as_the_seed(x, t, test_x, test_t, seed)
+    if variant == "as the source":
+        return _as_the_source(x, t, test_x, test_t, seed)
     held = len(x) // 6
     validation_x, validation_t, x, t = x[-held:], t[-held:], x[:-held], t[:-held]
     settings: dict[str, Any] = {"epochs": options.epochs, "seed": seed}
@@ -145,7 +145,7 @@ class _Watch:
         }
 
 
-def _as_the_seed(x: Array, t: Array, test_x: Array, test_t: Array, seed: int) -> dict[str, Any]:
+def _as_the_source(x: Array, t: Array, test_x: Array, test_t: Array, seed: int) -> dict[str, Any]:
     """The tutorial's loop as it stands; its batches, of a size it does not name, are 100 random images."""
     rng = np.random.default_rng(seed)
     w, b = rng.uniform(0, 1, (x.shape[1], t.shape[1])), np.ones(t.shape[1])
@@ -224,7 +224,7 @@ def draw(cells: Cells, options: Options, folder: Path) -> dict[str, str]:
 
 
 def conclude(summary: pd.DataFrame, cells: Cells) -> Sequence[str]:
-    """The seed's questions, answered with these figures."""
+    """The source's questions, answered with these figures."""
 
     def of(name: str, metric: str = "accuracy") -> NDArray[np.float64]:
         return np.array([cell[metric] for cell in cells[name]])
@@ -277,5 +277,5 @@ STUDY = Study(
     takes_device=False,
     conclude=conclude,
     weights="the signs where training was with signs, else as each variant says",
-    note="The test set is read once, with the final weights; but the seed's own loop decides by it.",
+    note="The test set is read once, with the final weights; but the source's own loop decides by it.",
 )

@@ -1,4 +1,4 @@
-"""Seed 000: which weights to test with? Any random sample, it says; its paper took the real-valued ones."""
+"""Source 000: which weights to test with? Any random sample, it says; its paper took the real-valued ones."""
 
 from collections.abc import Iterator
 from pathlib import Path

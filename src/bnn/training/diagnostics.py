@@ -6,7 +6,7 @@
     layers = watch.end_epoch()  # a LayerState for each binarized weight
     for line in advice(layers): print(line)
 
-What needs every step looks at a sample of each layer's weights, what is asked once an epoch at all of them.
+Each step looks at a sample of each layer's weights; the end of an epoch looks at all of them.
 """
 
 from collections.abc import Sequence
@@ -30,9 +30,9 @@ WINDOW = 100
 OFTEN = 10
 """A weight oscillates if its sign flips more than so many times in the window."""
 AT_ONCE = 2**17
-"""Weights that are compared at a time at an epoch's end: what that takes in between stays in the cache."""
+"""Weights that are compared at a time at an epoch's end: so few that what lies between fits the cache."""
 BINS = 41
-"""Of a layer's histogram, from -1 to 1."""
+"""Bins of a layer's histogram, from -1 to 1."""
 HISTOGRAM = 65_536
 """Weights of a layer that are counted in it: a bin is then off by some 3 % of itself."""
 
@@ -90,7 +90,7 @@ class LatentWatch:
             sample.step()
 
     def end_epoch(self) -> list[LayerState]:
-        """What there was to see, layer by layer, since `begin_epoch`.
+        """The state of each layer, and what it did since `begin_epoch`.
 
         Raises:
             ValueError: no epoch has begun.
@@ -163,7 +163,7 @@ def _counts(latent: Tensor, before: Tensor) -> Tensor:
 
 
 def overall(layers: Sequence[LayerState]) -> dict[str, float]:
-    """The shares of all layers together, each layer by its number of weights; {} of none."""
+    """The shares of all layers together, each layer weighed by its number of weights; {} without layers."""
     weights = sum(layer.weights for layer in layers)
     return {
         name: sum(getattr(layer, name) * layer.weights for layer in layers) / weights
