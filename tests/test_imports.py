@@ -107,7 +107,7 @@ net.model.save(sys.argv[1])
         [sys.executable, "-W", "error", "-c", program, str(tmp_path / "m.bnn")],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert result.returncode == 0, result.stderr
     assert len(eval(result.stdout)) == 2
@@ -122,7 +122,7 @@ def test_a_namesake_beside_it_is_named(tmp_path: Path, other: str) -> None:
         program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import bnn; print(bnn.__version__)"
         # -S: without the finder of an editable installation, which would be asked first
         done = subprocess.run(
-            [sys.executable, "-S", "-c", program], capture_output=True, text=True, timeout=60
+            [sys.executable, "-S", "-c", program], capture_output=True, text=True, timeout=300
         )
         assert done.stdout == f"{bnn.__version__}\n", done.stderr
         return done.stderr

@@ -415,7 +415,7 @@ def without(modules: list[str], *argv: str) -> subprocess.CompletedProcess[str]:
     """The command where these cannot be imported."""
     program = f"import sys; sys.modules.update(dict.fromkeys({modules!r}))\nfrom bnn.cli import main\n"
     command = [sys.executable, "-W", "error", "-c", f"{program}sys.exit(main({['bench', *argv]!r}))"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def test_without_the_others(model: str) -> None:

@@ -107,7 +107,7 @@ console.log(JSON.stringify(Object.fromEntries(process.argv.slice(3).map((name) =
     )
     (tmp_path / "reader.cjs").write_text(program, encoding="utf-8")
     call = ["node", tmp_path / "reader.cjs", tmp_path / "m.bnn", *expected]
-    done = subprocess.run(call, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(call, capture_output=True, text=True, timeout=300, check=True)
     assert json.loads(done.stdout) == expected
 
 
@@ -149,5 +149,5 @@ def test_the_reader_in_rust(tmp_path: Path) -> None:
         model.save(tmp_path / "m.bnn")
         expected = packed_layers(model)
         call = [tmp_path / "target" / "debug" / "reader", tmp_path / "m.bnn", *expected]
-        done = subprocess.run(call, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(call, capture_output=True, text=True, timeout=300, check=True)
         assert [json.loads(line) for line in done.stdout.splitlines()] == list(expected.values())

@@ -205,7 +205,7 @@ def test_the_reader_needs_numpy_alone(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout == "['conv', 'stem']\n"

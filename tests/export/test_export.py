@@ -203,7 +203,7 @@ main(sys.argv[1:])
 def killed(function: str, calls: int, *argv: object) -> None:
     """Runs the command line, and kills it when a function is called once more than `calls` times."""
     code = KILLED.format(function=function, calls=calls)
-    done = subprocess.run([sys.executable, "-c", code, *map(str, argv)], capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, *map(str, argv)], capture_output=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 

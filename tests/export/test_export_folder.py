@@ -208,7 +208,7 @@ def test_it_needs_no_torch(folder: Path, tmp_path: Path) -> None:
         "assert main(['export', sys.argv[1], '--to', 'folder', sys.argv[2]]) == 0; bnn.load(sys.argv[2])"
     )
     command = [sys.executable, "-c", code, str(folder), str(tmp_path / "out")]
-    subprocess.run(command, check=True, timeout=60, capture_output=True)
+    subprocess.run(command, check=True, timeout=300, capture_output=True)
 
 
 # --- runs that are not what they should be ----------------------------------------------------------------

@@ -234,4 +234,4 @@ def test_without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_modules_load_without_onnx() -> None:
     """`bnn.export.onnx` and its parts import where onnx cannot be."""
     code = "import sys; sys.modules['onnx'] = None; import bnn.export.onnx, bnn.export.onnx.nodes"
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=300)

@@ -776,7 +776,7 @@ sys.exit(main(["info", sys.argv[1]]))
         [sys.executable, "-W", "error", "-c", program, str(tmp_path / "m.bnn")],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     by_function, by_command = done.stdout.split("\nand\n")
@@ -832,7 +832,7 @@ def test_the_name_is_the_function(first: str, tmp_path) -> None:
     one_of_each().save(tmp_path / "m.bnn")
     program = f"import sys, bnn; {first}\nprint(bnn.summary(bnn.PackedModel.load(sys.argv[1])).macs)"
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "m.bnn")], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program, str(tmp_path / "m.bnn")], capture_output=True, text=True, timeout=300
     )
     assert done.stdout == f"{summary(one_of_each()).macs}\n", done.stderr
     assert bnn.summary(nn.Linear(3, 4), torch.ones(2, 3)).macs == {"float": 12}

@@ -151,7 +151,7 @@ def test_the_bytes_do_not_depend_on_the_process(tmp_path: Path) -> None:
     for seed in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(TESTS)}
         subprocess.run(
-            [sys.executable, "-c", program, str(tmp_path / seed)], env=environment, check=True, timeout=60
+            [sys.executable, "-c", program, str(tmp_path / seed)], env=environment, check=True, timeout=300
         )
     one_of_each().save(tmp_path / "0")
     contents = [(tmp_path / name).read_bytes() for name in "012"]

@@ -261,7 +261,7 @@ def succeeds(work):
     # whether work() is true in a child of a fork; one that waits for ever is ended
     child = os.fork()
     if not child:
-        signal.alarm(30)
+        signal.alarm(250)
         status = 1
         try:
             status = 0 if work() else 1
