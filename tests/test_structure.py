@@ -1,4 +1,4 @@
-"""Imports run one way, and running a packed model needs no torch."""
+"""The package's build: imports run one way, running a packed model needs no torch, functions are short."""
 
 import ast
 import subprocess
@@ -45,12 +45,12 @@ ORDER = [*NUMPY_SIDE, *TORCH_SIDE, *FACE]
 
 def test_every_module_has_its_place() -> None:
     """The order above names every module, so a new one has to find its place in it."""
-    assert set(rooms()) == set(ORDER), "put the new module into the order of tests/test_imports.py"
+    assert set(rooms()) == set(ORDER), "put the new module into the order of tests/test_structure.py"
     assert len(ORDER) == len(set(ORDER))
 
 
 @pytest.mark.parametrize("module", ORDER)
-def test_imports_run_one_way(module: str) -> None:
+def test_structure_run_one_way(module: str) -> None:
     """A module imports only from those above it."""
     above = set(ORDER[: ORDER.index(module)])
     assert rooms()[module] <= above, f"imports from below: {sorted(rooms()[module] - above)}"
@@ -132,3 +132,25 @@ def test_a_namesake_beside_it_is_named(tmp_path: Path, other: str) -> None:
     line, *source = imports().splitlines()
     assert f"RuntimeWarning: {other} in {tmp_path} has a package `bnn` too" in line
     assert len(source) <= 1
+
+
+def functions() -> list[tuple[str, ast.FunctionDef]]:
+    """Every function of the package, with where it is."""
+    return [
+        (f"{name or '__init__'}.{node.name}", node)
+        for name, path in module_files().items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    ]
+
+
+def test_functions_are_short_and_take_few_arguments() -> None:
+    """No function is longer than 60 lines or takes more than six arguments by position."""
+    long = [where for where, node in functions() if (node.end_lineno or 0) - node.lineno + 1 > 60]
+    wide = [
+        where
+        for where, node in functions()
+        if sum(arg.arg not in ("self", "cls") for arg in [*node.args.posonlyargs, *node.args.args]) > 6
+    ]
+    assert (long, wide) == ([], [])
+    assert len(functions()) > 500
