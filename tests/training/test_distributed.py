@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from bnn.cli import main
 from bnn.config import ConfigError, TrainConfig
@@ -200,3 +201,14 @@ def test_batches_must_be_shared_equally() -> None:
     assert Batches.of(_config(batch_size=99), 50, world) == Batches(size=48, steps=1, accumulate=1)
     with pytest.raises(ConfigError, match="2 samples are too few for 3 pieces of a batch"):
         Batches.of(_config(batch_size=99), 2, world)
+
+
+def test_a_batch_norm_needs_two_samples() -> None:
+    """A piece of one sample is refused before training, unless the network takes no variance of it."""
+    config, world = _config(batch_size=4, accumulate=2), World(0, 2, torch.device("cpu"))
+    batches = Batches.of(config, 100, world)
+    message = "batch_size = 4 leaves one sample to a batch norm, which has no variance: take 8 or more"
+    with pytest.raises(ConfigError, match=message):
+        batches.check(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), world)
+    batches.check(nn.Linear(4, 4), world)
+    Batches.of(_config(batch_size=8, accumulate=2), 100, world).check(nn.BatchNorm1d(4), world)

@@ -60,6 +60,15 @@ class Batches:
             raise ConfigError(f"{samples} samples are too few for {pieces} pieces of a batch")
         return cls(size, samples // size, config.accumulate)
 
+    def check(self, model: nn.Module, world: World) -> None:
+        """Raises ConfigError if a piece is of one sample, and the model takes the variance of a piece."""
+        norms = any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
+        if norms and self.size == world.size * self.accumulate:
+            raise ConfigError(
+                f"batch_size = {self.size} leaves one sample to a batch norm, which has no variance: take "
+                f"{2 * self.size} or more"
+            )
+
 
 @dataclass
 class Run:

@@ -124,8 +124,9 @@ def _train(
         world.on_rank_0(lambda: load_dataset(config.data, data_dir) is None)
     data = load_dataset(config.data, data_dir)
     training, validation, normalisation = split(data, config.validation, world.device)
-    steps = Batches.of(config, len(training), world).steps
-    state = begin(config, data.train_images.shape[1:], len(data.classes), steps, world.device)
+    batches = Batches.of(config, len(training), world)
+    state = begin(config, data.train_images.shape[1:], len(data.classes), batches.steps, world.device)
+    batches.check(state.model, world)
     world.on_rank_0(lambda: claim(out, config, force))  # only now: what was wrong has shown itself
     if resume and (content := world.on_rank_0(lambda: find_checkpoint(out, config))):
         restore(content, state, out)
