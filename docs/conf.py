@@ -10,6 +10,7 @@ from dataclasses import fields
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
@@ -83,6 +84,15 @@ def one_by_one(app: Sphinx, what: str, name: str, item: object, options: object,
             lines[i:end] = [line for n in shared[1].split(", ") for line in (f"    {n}{rest[0]}", *rest[1:])]
 
 
+def links_of_included_pages(app: Sphinx, doctree: nodes.document) -> None:
+    """To another page that is included here too; plain text where there is none."""
+    for link in list(doctree.findall(pending_xref)):
+        if link["reftarget"] == "native/README.md":
+            link["refdomain"], link["reftarget"], link["reftargetid"] = "doc", "engine", None
+        elif link["reftarget"] == "bnn.h":
+            link.replace_self(link.children)
+
+
 def mathml(self: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
     """The formula, with thin spaces about functions and none within bars, as TeX sets it."""
     thin = '<mspace width="0.17em"/>'
@@ -129,5 +139,6 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", one_by_one, priority=300)
     app.connect("autodoc-process-docstring", as_restructured_text, priority=400)  # before napoleon
     app.connect("autodoc-process-signature", without_factories)
+    app.connect("doctree-read", links_of_included_pages)
     app.connect("source-read", anchors_of_the_tutorial)
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
