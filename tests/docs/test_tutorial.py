@@ -77,6 +77,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return run_with
 
 
+@pytest.mark.slow
 def test_on_digits(run: Any, tmp_path: Path) -> None:
     """Without MNIST it runs on the embedded digits, fetches nothing, leaves no file and warns of nothing."""
     (tmp_path / "data").mkdir()

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 from support.progress import Epochs
 
 from bnn.config import TrainConfig
@@ -25,6 +26,7 @@ def _coloured(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return images, labels.astype(np.int64)
 
 
+@pytest.mark.slow
 def test_cifar10_recipe_runs_200_steps(tmp_path, monkeypatch):
     """The one-bit network learns in 200 steps of the recipe, on made-up images."""
     images, labels = _coloured(5400, seed=0)
