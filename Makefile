@@ -23,7 +23,7 @@ demo: $(READY)
 	@echo
 	@echo "The curves are in $(DEMO)/curves.png, the packed network in $(DEMO)/model.bnn."
 
-# Who is done takes from the other's end, so that neighbours, which share what they build, stay together.
+# worksteal: an idle worker takes tests from the end of the other's list, so tests that share fixtures stay together.
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test: $(READY)

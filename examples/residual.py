@@ -41,7 +41,7 @@ class Residual(nn.Module):
 
 
 def network(width: int, classes: int) -> nn.Sequential:
-    """Of images with three channels; `width` channels, then twice as many."""
+    """A network for images with three channels; `width` channels, then twice as many."""
 
     def conv(channels: int, out: int, stride: int = 1) -> list[nn.Module]:
         return [nn.Conv2d(channels, out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(out)]

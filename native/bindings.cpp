@@ -24,17 +24,16 @@
 #include <string>
 #include <vector>
 
-extern "C" {
 #include "job.h"
-
-// Of export_plan.c.
-decltype(bnn_plan_init) bnn_export_plan_init;
-decltype(bnn_arena_bytes) bnn_export_arena_bytes;
-}
-
 #include "latent.h"
 #include "peak.h"
 #include "threads.hpp"
+
+// They are in export_plan.c.
+extern "C" {
+decltype(bnn_plan_init) bnn_export_plan_init;
+decltype(bnn_arena_bytes) bnn_export_arena_bytes;
+}
 
 // Waking a thread costs some microseconds, of which a core makes better use itself when there is little to
 // do.
@@ -114,10 +113,11 @@ public:
         std::size_t arena = 0;
         std::vector<std::size_t> sizes, offsets;
         std::vector<int> sums, gathers;
-        if (bnn_export_plan_init(&plan, values.data(), plan_.n_values, plan_.nodes, plan_.n_nodes,
-                                 &bnn_portable) != BNN_OK ||
-            bnn_export_arena_bytes(&plan, 1, 1, &arena) != BNN_OK)
-            throw std::bad_alloc(); // graphs that do not fit were refused before
+        bnn_status status = bnn_export_plan_init(&plan, values.data(), plan_.n_values, plan_.nodes,
+                                                 plan_.n_nodes, &bnn_portable);
+        if (status == BNN_OK) status = bnn_export_arena_bytes(&plan, 1, 1, &arena);
+        if (status == BNN_ERROR_SIZE) throw std::bad_alloc();
+        if (status != BNN_OK) throw std::logic_error(bnn_status_text(status)); // this plan was made before
         for (const bnn_value &v : values) sizes.push_back(v.bytes), offsets.push_back(v.offset);
         for (const bnn_node &node : nodes_) {
             const bool product = bnn_is_product(node.op);

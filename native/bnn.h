@@ -119,7 +119,7 @@ typedef struct {
     const void *values;           /* [row class][column class][output channel] */
 } bnn_border;
 
-/* Of raw pixels, the channels that are normalised with one deviation, and the outputs that they are for. */
+/* The channels of raw pixels that are normalised with one deviation, and the outputs that they are for. */
 typedef struct {
     const int32_t *take; /* these channels of the input; NULL: all, in order */
     int32_t channels;    /* how many */

@@ -75,7 +75,7 @@ bnn_layout bnn_layout_of(const bnn_plan *plan, const bnn_node *node, int32_t row
     layout.at_once = bits ? bnn_least(BNN_ROWS_OF_BITS, bnn_most(4, 8192 / layout.inner)) : BNN_ROWS;
     layout.at_once = bnn_least(layout.at_once, bits ? (int32_t)bnn_round_up((size_t)share, 4) : share);
     if (node->op == BNN_DEPTHWISE) layout.at_once = 1;
-    /* Of bits without groups, a few outputs at a time; else the whole row. */
+    /* Sums of bits without groups: a few outputs at a time; else the whole row. */
     layout.sum_ld =
         bits && node->groups == 1 ? BNN_SLACK : (int32_t)bnn_round_up((size_t)outputs, BNN_SLACK) + BNN_SLACK;
     if (!bnn_is_pointwise(node))
@@ -87,7 +87,7 @@ bnn_layout bnn_layout_of(const bnn_plan *plan, const bnn_node *node, int32_t row
     if (node->op == BNN_PRODUCT_F32)
         layout.tables = append(&layout, (size_t)layout.at_once * kernels->f32.table_bytes(n));
     if (integers) layout.tables = append(&layout, (size_t)layout.at_once * kernels->i16.table_bytes(n));
-    /* Of pixels there are sums of integers, and unless these are compared, totals. */
+    /* Pixels have sums of integers, and unless these are compared, totals. */
     layout.sums =
         append(&layout, (size_t)layout.at_once * (size_t)layout.sum_ld *
                             (sums == BNN_F64 && node->op != BNN_PRODUCT_U8 ? sizeof(double) : sizeof(float)));

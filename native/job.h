@@ -5,6 +5,10 @@
 
 #include "kernels.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct {     /* how one part of one node goes about it, and what lies where in its scratch */
     int32_t at_once; /* rows; a row is one place of one sample */
     int32_t inner;   /* entries of a row of the product, of one group: taps * channels, or words for bits */
@@ -88,5 +92,9 @@ void bnn_run_operation(const bnn_job *j, int32_t part, int32_t parts);
 /* softmax.c: of n numbers */
 void bnn_softmax_f32(const float *x, int32_t n, float *y);
 void bnn_softmax_f64(const double *x, int32_t n, double *y);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

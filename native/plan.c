@@ -230,7 +230,7 @@ bnn_status bnn_plan_init(bnn_plan *plan, bnn_value *values, int32_t n_values, co
     }
     k = nodes[n_nodes - 1].output;
     if (values[k].dtype != BNN_F32 && values[k].dtype != BNN_I32) return BNN_ERROR_DTYPE;
-    for (i = 0; i < n_nodes - !BNN_OUTPUT_IN_ARENA; i++) { /* the last node's output is the caller's */
+    for (i = 0; i < n_nodes - !BNN_OUTPUT_IN_ARENA; i++) { /* the last node's output may be the caller's */
         place(plan, values, nodes[i].output, &live);
         if (nodes[i].op == BNN_QUANTIZE) place(plan, values, nodes[i].second, &live);
     }

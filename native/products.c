@@ -185,7 +185,7 @@ static void run_groups(const bnn_job *j, int32_t row, int32_t rows)
                 j->count);
 }
 
-/* Of bits without groups, a few outputs at a time. */
+/* Bits without groups: a few outputs at a time. */
 static void run_bits(const bnn_job *j, int32_t row, int32_t rows)
 {
     const int32_t end = j->first + j->count, n = signs_in(j);

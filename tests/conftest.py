@@ -20,7 +20,7 @@ settings.load_profile("bnn")
 
 
 def pytest_collection_finish() -> None:
-    """What is loaded by now stays: the collector need not look through it each time, a sixth of the suite."""
+    """Freezes what is loaded by now, so that the collector does not scan it: a sixth of the suite's time."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
 

@@ -50,7 +50,7 @@ def test_every_module_has_its_place() -> None:
 
 
 @pytest.mark.parametrize("module", ORDER)
-def test_structure_run_one_way(module: str) -> None:
+def test_imports_run_one_way(module: str) -> None:
     """A module imports only from those above it."""
     above = set(ORDER[: ORDER.index(module)])
     assert rooms()[module] <= above, f"imports from below: {sorted(rooms()[module] - above)}"
@@ -154,3 +154,15 @@ def test_functions_are_short_and_take_few_arguments() -> None:
     ]
     assert (long, wide) == ([], [])
     assert len(functions()) > 500
+
+
+def test_docstrings_name_their_subject() -> None:
+    """None opens with a bare "Of": of what, a reader would have to guess."""
+    texts = [
+        ast.get_docstring(node) or ""
+        for path in module_files().values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+    ]
+    assert [text for text in texts if text.startswith("Of ")] == []
+    assert sum(map(bool, texts)) > 500

@@ -5,6 +5,7 @@ from support.helpers import one_of_each
 
 from bnn.bench import twins
 from bnn.export.onnx import nodes as onnx
+from bnn.packed.costs import layer_costs
 from bnn.packed.nodes import NODES, Node
 from bnn.packing import unpacking
 from bnn.runtime import reference
@@ -18,6 +19,7 @@ TABLES = {
     "tests/fuzz/fuzz_bounds.py, RULES": set(fuzz_bounds.RULES),
     "tests/support/helpers.py, one_of_each": {type(node) for node in one_of_each().nodes},
 }
+COSTS = layer_costs(one_of_each())
 
 
 def test_every_table_has_every_node() -> None:
@@ -33,4 +35,7 @@ def test_every_table_has_every_node() -> None:
             lower(one_of_each(), dtype)
     except LoweringError as error:
         missing.append(f"runtime/lowering.py, emit: {error}")
+    counted = {type(node) for node, cost in zip(one_of_each().nodes, COSTS, strict=True) if cost.macs}
+    products = {cls for cls in wanted if "weight" in cls.__dataclass_fields__}
+    missing += [f"packed/costs.py, _cost: {cls.__name__}" for cls in products - counted]
     assert not missing, "\n".join(["these lack a node:", *missing])

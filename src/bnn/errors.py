@@ -4,8 +4,10 @@ import importlib
 import sys
 from types import ModuleType
 
-CPU_ALLOCATOR = "DefaultCPUAllocator: "
-"""How PyTorch begins to say that the CPU's memory does not suffice, in a plain RuntimeError."""
+__all__ = ["MissingExtraError", "UserError"]
+
+OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "out of memory", "ALLOC_FAILED", "std::bad_alloc")
+"""What PyTorch says in a plain RuntimeError where memory does not suffice: CPU, CUDA, MPS, cuBLAS."""
 
 
 class UserError(ValueError):
@@ -48,4 +50,6 @@ def first_lines(error: Exception) -> str:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether NumPy, the engine or PyTorch, on the CPU or a GPU, had too little memory."""
     of_torch = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
-    return isinstance(error, (MemoryError, of_torch)) or CPU_ALLOCATOR in str(error)
+    if isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY):
+        return True
+    return isinstance(error, (MemoryError, of_torch))

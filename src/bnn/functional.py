@@ -269,7 +269,7 @@ def swish_ste(x: Tensor, value: Tensor, beta: float = 5.0) -> Tensor:
 class _ProgressiveSTE(_Estimator):
     @staticmethod
     def forward(x: Tensor, value: Tensor, t: Tensor) -> Tensor:  # type: ignore[override]
-        return value.detach()  # here, as under `torch.compile` one with *args gave x itself
+        return value.detach()  # repeated here: under `torch.compile` one with *args returned x
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]

@@ -176,7 +176,7 @@ def test_rouse(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_quartiles() -> None:
-    """Of one value all are that value; else they are those of the values."""
+    """One value gives itself; else they are those of the values."""
     assert Timing((2.0,), 1).quartiles == (2, 2, 2)
     assert Timing((5.0, 1.0, 4.0, 2.0, 3.0), 1).quartiles == (2, 3, 4)
     assert Timing((5.0, 1.0, 4.0, 2.0, 3.0), 1).median == 3

@@ -199,6 +199,8 @@ def test_a_fault_of_ours_is_a_traceback(run, monkeypatch, error):
         MemoryError("no room"),
         torch.OutOfMemoryError("no room"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: no room"),
+        RuntimeError("CUDA error: out of memory: no room"),
+        RuntimeError("CUBLAS_STATUS_ALLOC_FAILED: no room"),
     ],
 )
 def test_too_little_memory_is_one_line(run, monkeypatch, capsys, error):
@@ -207,6 +209,27 @@ def test_too_little_memory_is_one_line(run, monkeypatch, capsys, error):
     line = _fails(capsys, "info", str(run))
     assert line.startswith("bnn info: not enough memory: ")
     assert "no room" in line
+
+
+def test_what_the_terminal_cannot_show_is_one_line(run, monkeypatch, capsys):
+    """A character that standard output's encoding lacks is no fault of ours."""
+    error = UnicodeEncodeError("ascii", "±", 0, 1, "ordinal not in range(128)")
+    monkeypatch.setattr("bnn.cli.models.packed_summary", _raising(error))
+    assert "'ascii' codec can't encode character" in _fails(capsys, "info", str(run))
+
+
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE = 'abc' is no number of processes"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "the 2 processes cannot meet, as torchrun has them: "),
+    ],
+)
+def test_processes_that_cannot_meet_are_one_line(variables, problem, monkeypatch, capsys, tmp_path):
+    """Variables of torchrun's that were set by hand, and wrongly."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert problem in _fails(capsys, "train", "digits", "--out", str(tmp_path / "run"))
 
 
 def _raising(error):

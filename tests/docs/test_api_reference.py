@@ -11,6 +11,7 @@ PUBLIC = (
     "bnn",
     "bnn.config",
     "bnn.data",
+    "bnn.errors",
     "bnn.export",
     "bnn.functional",
     "bnn.models",

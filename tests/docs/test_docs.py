@@ -50,9 +50,7 @@ def test_commands(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"(?:`|^)make ([a-z]+(?:-[a-z]+)*)(?=`| *#| *$)", text, re.MULTILINE))
-    assert {target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)} <= {
-        "clean"
-    }
+    assert [target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []
     for line in re.findall(r"^bnn (.*)", text, re.MULTILINE):
         make_parser().parse_args(shlex.split(line, comments=True))
     known = {"train", "eval", "predict", "info", "bench", "export", "study"}

@@ -34,7 +34,7 @@ def section(title: str) -> str:
 
 
 def table(text: str) -> dict[str, str]:
-    """Of a table of fields: what each one is if it is absent. A row may describe several."""
+    """What each field of a table is if it is absent. A row may describe several."""
     described: dict[str, str] = {}
     for row in re.findall(r"^\| `.*\|$", text, re.MULTILINE):
         first, *_, last = (cell.strip() for cell in row.strip("|").split("|"))

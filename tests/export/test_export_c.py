@@ -148,7 +148,7 @@ def test_random_networks(pixels: str, tmp_path: Path) -> None:
 
 
 def network_for_mnist(activation: type[Node], layers: int) -> PackedModel:
-    """Of 256 units in each hidden layer."""
+    """A network with 256 units in each hidden layer."""
     nodes: list[Node] = [Flatten(name="flatten", inputs=("input",))]
     source, n = "flatten", 784
     for k in range(layers):
@@ -216,7 +216,7 @@ def last_layer(scale: Sequence[float], shift: Sequence[float], n: int = 64) -> P
 
 
 def test_scores_keep_the_order_of_floats() -> None:
-    """Of all sums that two classes can have, the same wins; also where only rounding makes a draw."""
+    """The same class wins for all sums that two can have; also where only rounding makes a draw."""
     rng = np.random.default_rng(0)
     rounded = 0
     for n in (10, 300, 3000) * 4:

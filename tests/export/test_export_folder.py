@@ -223,7 +223,7 @@ def broken(tmp_path: Path) -> Path:
 
 
 def test_the_path_of_a_folder_of_images_stays_private(broken: Path, tmp_path: Path) -> None:
-    """Of data that is a folder of the user's, only its name is published."""
+    """Only the name of a folder of the user's is published, where that was the data."""
     config = TrainConfig(data="/home/someone/secret/flowers", seed=3)
     (broken / "config.toml").write_text(config.to_toml())
     model = PackedModel(one_of_each().input, one_of_each().nodes, {"weights": "sign"})

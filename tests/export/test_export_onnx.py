@@ -83,7 +83,7 @@ def test_the_standards_own_evaluator_agrees() -> None:
 
 
 def signs_of_floats() -> PackedModel:
-    """Of a convolution of floats, which ONNX has in float64: written as matrix products."""
+    """A convolution of floats, which ONNX has in float64, is written as matrix products."""
     scaling = {"scale": np.full(4, 0.1), "shift": np.zeros(4)}
     conv = Conv2d(
         name="conv",
@@ -157,7 +157,7 @@ def convolutions(draw: st.DrawFn) -> tuple[PackedModel, int]:
 @settings(max_examples=60)
 @given(convolutions())
 def test_convolutions_are_exact(drawn: tuple[PackedModel, int]) -> None:
-    """Of pixels with several deviations and of signs, of every geometry and padding: every sign is right.
+    """Products of pixels with several deviations and of signs, in every geometry: every sign is right.
 
     (The one exception is padding of signs with 0.5 under a float32 scale: a sum of floats, which rounds.)
     """

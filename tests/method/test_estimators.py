@@ -486,7 +486,7 @@ def test_magnitude_aware_sign_is_its_formula(values: list[list[float]]) -> None:
 
 
 def test_the_mean_is_the_best_magnitude() -> None:
-    """Of all a s with s = ±1 in each entry, mean|w| sign(w) is nearest to w (XNOR-Net, eq. 2 to 6)."""
+    """Among all a s with s = ±1 in each entry, mean|w| sign(w) is nearest to w (XNOR-Net, eq. 2 to 6)."""
     w = torch.randn(1, 6)
     error = (w - MagnitudeAwareSign()(w)).square().sum()
     every_sign = sign(torch.arange(64)[:, None].bitwise_and(2 ** torch.arange(6)).float() - 0.5)

@@ -141,7 +141,7 @@ def test_latent_weights_beyond_1_are_certain(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_random_byte(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the 256 bytes as many give +1 as the hard sigmoid says, rounded; lower ones before higher."""
+    """As many of the 256 bytes give +1 as the hard sigmoid says, rounded; lower ones before higher."""
     x = torch.linspace(-1.01, 1.01, 1001).to(dtype)
     every_byte = torch.arange(256, dtype=torch.uint8).repeat(len(x), 1)
     monkeypatch.setattr("bnn.functional._random_bytes", lambda seed, shape: every_byte)

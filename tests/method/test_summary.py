@@ -278,7 +278,7 @@ def test_magnitudes_are_floats() -> None:
 
 
 def test_rows_too_short_to_pack() -> None:
-    """Of three weights a row, a word and a scale are no less than three floats: `pack` leaves them."""
+    """A word and a scale are no less than three floats: `pack` leaves rows of three weights."""
     model, x = binarize(nn.Linear(3, 4)), torch.randn(2, 3)
     assert summary(model, x).one_bit_weights == summary(pack(freeze(model), x)).one_bit_weights == 0
     assert summary(model, x).macs == {"float": 12}

@@ -7,7 +7,7 @@ import pytest
 from support.paths import ROOT
 
 NATIVE = ROOT / "native"
-SOURCES = {path.name: path.read_text() for path in sorted(NATIVE.glob("*.c"))}
+SOURCES = {path.name: path.read_text(encoding="utf-8") for path in sorted(NATIVE.glob("*.c"))}
 
 # At the start of a line, without `static`: a function, a table of kernels, or a macro that makes a function.
 DEFINED = re.compile(
@@ -54,7 +54,7 @@ def test_a_circle_is_found() -> None:
 
 def test_every_definition_is_seen() -> None:
     """Each function that a header declares is found in some file, so that no call is overlooked."""
-    headers = "\n".join(code(path.read_text()) for path in NATIVE.glob("*.h"))
+    headers = "\n".join(code(path.read_text(encoding="utf-8")) for path in NATIVE.glob("*.h"))
     declared = set(re.findall(r"^(?!static|typedef)\w[\w *]*?(bnn_\w+)\([^{;]*\);", headers, re.MULTILINE))
     assert len(declared) > 25
     assert declared <= {name for text in SOURCES.values() for name in defined(text)}

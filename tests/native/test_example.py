@@ -22,5 +22,5 @@ def test_the_example_runs(tmp_path: Path) -> None:
     done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.stdout == printed
-    example = (ROOT / "examples" / "run.c").read_text()
+    example = (ROOT / "examples" / "run.c").read_text(encoding="utf-8")
     assert re.findall(r"#include (.*)", example) == ["<stdio.h>", '"bnn.h"']

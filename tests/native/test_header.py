@@ -8,7 +8,7 @@ from support.paths import ROOT
 
 from bnn.runtime.program import ACTIVATIONS, DTYPES, OPS
 
-HEADER = re.sub(r"/\*.*?\*/", "", (ROOT / "native" / "bnn.h").read_text(), flags=re.DOTALL)
+HEADER = re.sub(r"/\*.*?\*/", "", (ROOT / "native" / "bnn.h").read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 def enumerators(name: str) -> list[str]:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bnn import bits as old_place
 from bnn.packed import bits
 
 SIZES = [0, 1, 7, 63, 64, 65, 97]
@@ -131,3 +132,9 @@ def test_dot_broadcasts(n: int) -> None:
     products = bits.dot(bits.pack(a)[:, None], bits.pack(b)[None], n)
     assert products.dtype == np.int64
     assert np.array_equal(products, a.astype(int) @ b.T.astype(int))
+
+
+def test_the_former_place_is_a_door() -> None:
+    """`bnn.bits` gives the functions of `bnn.packed.bits` themselves."""
+    assert all(getattr(old_place, name) is getattr(bits, name) for name in bits.__all__)
+    assert old_place.__all__ == bits.__all__

@@ -135,7 +135,7 @@ def dtypes(nodes: Sequence[Node]) -> dict[str, str | None]:
 
 
 def test_scales_whose_signs_count_stay_float64() -> None:
-    """Of values that only signs are taken of, through pooling and flattening too, scales are float64."""
+    """Scales of values that only signs are taken of, through pooling and flattening too, are float64."""
     first = [conv("conv", INPUT, scale=np.ones(4), shift=np.ones(4)), pool("p", "conv")]
     assert dtypes([*first, affine("bn", "p", [1, -2, 0, 3], [0] * 4), sign("t", "bn")]) == {
         "conv": "float64",

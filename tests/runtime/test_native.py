@@ -120,7 +120,7 @@ def operations(n: int) -> dict[str, Step]:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", operations(1))
 def test_operations_on_every_kind_of_value(name: str, form: str, channels: int) -> None:
-    """Of images, vectors and flattened images, whatever they are stored as; alone, and with a sign after."""
+    """Images, vectors and flattened images, whatever they are stored as; alone, and with a sign after."""
     shape, nodes, value, n = values(form, channels)
     step = operations(n)[name]
     for kind in VALUES:
@@ -174,7 +174,7 @@ def test_pooling_of_every_kind_of_value(pool: str, channels: int) -> None:
 
 @pytest.mark.parametrize("name", [*operations(1), "max", "mean", "linear", "dense", "depthwise"])
 def test_float64_stays_float64(name: str) -> None:
-    """Of what is computed in float64, bits are left when the same in float32 is taken off."""
+    """Values computed in float64 keep bits when the same in float32 is taken off."""
     form = "vector" if name in ("linear", "dense") else "image"
     shape, nodes, _, _ = values(form, 5)
     ones = {"scale": np.ones(5), "shift": np.zeros(5)}
@@ -322,7 +322,7 @@ def test_concatenating_signs(counts: tuple[int, ...], flat: bool) -> None:
 
 
 def test_softmax() -> None:
-    """Of floats to 1e-6, of large logits as well; of float64, of signs, of a flattened image in its order."""
+    """Softmax of floats to 1e-6, large logits too; of float64, of signs, of a flattened image in order."""
     for n in (1, 2, 10, 97):
         p = Softmax(name="y", inputs=("input",))
         for scale in (1, 100):
@@ -586,8 +586,8 @@ def test_a_batch_of_one_with_odd_strides() -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_batches_of_any_size(dtype: Any) -> None:
-    """Of no sample, of one, of so many that they are computed in pieces: each sample's result is its own,
-    to the last bit."""
+    """Batches of no sample, of one, of so many that they come in pieces: each sample's result is its own, to
+    the last bit."""
     draw: Any = random_pixels if dtype == np.uint8 else random_floats
     image = (3, 32, 32)
     nodes = chain(

@@ -201,7 +201,7 @@ GEOMETRIES: dict[str, tuple[tuple[int, int, int, int], tuple[int, int, int], dic
 
 
 def convolutions(name: str) -> Iterator[tuple[Step, dict[str, Any]]]:
-    """Of one geometry: with and without scales, packed and not, padded by every kind of value."""
+    """Products of one geometry: with and without scales, packed and not, padded by every kind of value."""
     shape, _, geometry = GEOMETRIES[name]
     for pad_value in (0.0, 1.0, -1.0, 0.5) if "padding" in geometry else (0.0,):
         for dtype in SCALES:

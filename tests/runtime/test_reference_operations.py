@@ -136,7 +136,7 @@ def test_threshold_is_a_comparison(engine: str, flip: bool) -> None:
 
 @every_engine
 def test_ties_go_to_the_lowest_index(engine: str) -> None:
-    """Of equal logits, predict takes the first."""
+    """Among equal logits predict takes the first."""
     model = model_of((4,), Hardtanh(name="y", inputs=("input",), low=0.0, high=1.0))
     x = np.array([[0, 2, 3, 1], [-1, -2, 0, -0.0], [0, 0.5, 0, 0.5]], dtype=np.float32)
     assert Runner(model, engine).predict(x).tolist() == [1, 0, 1]

@@ -21,7 +21,7 @@ MEAN_STD = {"mean": (0.5,), "std": (0.5,)}
 
 
 def classifier(*, softmax: bool = False, **contract: Any) -> PackedModel:
-    """Of (1, 4, 4) images into 3 classes."""
+    """A model of (1, 4, 4) images into 3 classes."""
     nodes = [
         Flatten(name="flat", inputs=("input",)),
         Linear(name="fc", inputs=("flat",), weight=packed_weight(3, 16)),

@@ -128,7 +128,7 @@ def v1(quota: str, period: str) -> dict[str, str]:
 def test_control_groups(
     files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of eight cores, as many as the group's time makes, rounded up; all where no limit is readable."""
+    """As many of eight cores as the group's time makes, rounded up; all where no limit is readable."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     assert available_cores(group(tmp_path, **files)) == cores
 

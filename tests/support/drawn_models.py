@@ -65,7 +65,7 @@ class Value:
 
 
 class Generator:
-    """Of one random model.
+    """One random model.
 
     Args:
         pixels: the input is uint8: pixels of any value, or of 0 and 255 alone, which are normalised exactly.
@@ -154,7 +154,7 @@ class Generator:
         return self.rng.standard_normal(n) if self.rough else self.rng.integers(-8, 9, n) / 4
 
     def number(self) -> float:
-        """Of float32, so that it is the same beside float64."""
+        """A number of float32, so that it is the same beside float64."""
         return float(self.rng.integers(-12, 13)) / 4
 
 

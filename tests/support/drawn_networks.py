@@ -71,7 +71,7 @@ def block(rng: random.Random, c: int) -> nn.Module:
 
 
 def network(rng: random.Random) -> nn.Module:
-    """Of (2, 12, 12) images into 5 outputs."""
+    """A network of (2, 12, 12) images into 5 outputs."""
     modules: list[nn.Module] = []
     x = torch.zeros(2, 2, 12, 12)
     for _ in range(rng.randint(2, 9)):

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from bnn.binarization import binarize
 from bnn.freezing import freeze
 
-MEAN, STD = (0.4, 0.6), (0.2, 0.3)
-
 
 class PaddedByMinus1(nn.Conv2d):
     """A convolution whose border is -1, so that a ±1 image stays one."""

@@ -46,9 +46,19 @@ def _run(tmp_path, data, model):
     validation = len(data.train_images) - 10_000
     config = TrainConfig.from_recipe("mnist", model=model, width=256, epochs=1, validation=validation)
     train(config, tmp_path)
-    fit, _, _ = split(data, config.validation, torch.device("cpu"))
-    frozen = freeze(as_tested(config, load_trained(tmp_path), fit))
+    part, _, _ = split(data, config.validation, torch.device("cpu"))
+    frozen = freeze(as_tested(config, load_trained(tmp_path), part))
     return frozen, load(tmp_path / "model.bnn")
+
+
+@pytest.mark.slow
+def test_a_run_finds_mnist_itself(mnist_dir, tmp_path):
+    """`train` reads all of MNIST from `data_dir`, and tests with its 10,000 test images."""
+    config = TrainConfig.from_recipe("mnist", width=64, epochs=1)
+    result = train(config, tmp_path, data_dir=mnist_dir)
+    assert result.test_samples == 10_000
+    assert result.packed == result.frozen > 0.9
+    assert result.validation is not None
 
 
 def test_all_predictions_equal_the_frozen_networks(mnist, first_images, tmp_path):

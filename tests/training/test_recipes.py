@@ -8,7 +8,7 @@ from support.progress import Epochs
 
 from bnn.config import TrainConfig
 from bnn.data import Dataset
-from bnn.training import run as training
+from bnn.training import run as run_module
 from bnn.training.run import train
 
 CLASSES = tuple("abcdefghij")
@@ -31,7 +31,7 @@ def test_cifar10_recipe_runs_200_steps(tmp_path, monkeypatch):
     """The one-bit network learns in 200 steps of the recipe, on made-up images."""
     images, labels = _coloured(5400, seed=0)
     data = Dataset("cifar10", images[:5200], labels[:5200], images[5200:], labels[5200:], CLASSES)
-    monkeypatch.setattr(training, "load_dataset", lambda name, folder=None: data)
+    monkeypatch.setattr(run_module, "load_dataset", lambda name, folder=None: data)
     config = TrainConfig.from_recipe("cifar10", width=8, validation=200, epochs=4)
     assert (len(data.train_images) - config.validation) // config.batch_size * config.epochs == 200
     losses = []

@@ -17,7 +17,7 @@ from bnn.config import ConfigError, TrainConfig
 from bnn.data import load_dataset
 from bnn.freezing import freeze
 from bnn.runtime import load
-from bnn.training import run as training
+from bnn.training import run as run_module
 from bnn.training.building import begin, build, lr_factor
 from bnn.training.loop import Run, TrainingDiverged, as_tested, evaluate, train_epoch
 from bnn.training.reports import Row, metrics_csv
@@ -35,7 +35,7 @@ def _config(**changes):
 def curves(request, monkeypatch):
     """Leaves out drawing, half the time of a run so short, where a test does not ask for `drawn`."""
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(training, "draw_curves", lambda rows, epochs, title, path: path.touch())
+        monkeypatch.setattr(run_module, "draw_curves", lambda rows, epochs, title, path: path.touch())
 
 
 @pytest.fixture
@@ -134,11 +134,11 @@ def test_what_is_validated_and_packed_is_what_is_tested(tmp_path):
     rows: list[Row] = []
     result = train(config, tmp_path, progress=Epochs(rows.append))
     data, device = load_dataset("digits"), torch.device("cpu")
-    fit, val, _ = split(data, config.validation, device)
-    test = Samples(torch.from_numpy(data.test_images), torch.from_numpy(data.test_labels), fit.mean, fit.std)
+    training, validation, _ = split(data, config.validation, device)
+    test = training.alike(data.test_images, data.test_labels)
     trained = load_trained(tmp_path)
-    tested = as_tested(config, trained, fit)
-    assert rows[-1].acc_val == result.validation == evaluate(tested, val.batches())[1]
+    tested = as_tested(config, trained, training)
+    assert rows[-1].acc_val == result.validation == evaluate(tested, validation.batches())[1]
     assert result.packed == result.frozen == evaluate(tested, test.batches())[1]
     assert result.trained == evaluate(trained, test.batches())[1]
     assert result.recalibrated
@@ -146,7 +146,7 @@ def test_what_is_validated_and_packed_is_what_is_tested(tmp_path):
 
 
 def test_recalibration_stays_on_its_device(monkeypatch):
-    """Of images on another device ("meta": shapes only) batches are taken by an index on that device."""
+    """Batches of images on another device ("meta": shapes only) are taken by an index on that device."""
 
     class Checked(Samples):
         def batch(self, index):
@@ -160,9 +160,9 @@ def test_recalibration_stays_on_its_device(monkeypatch):
     config = _config(weights="float")
     with torch.device("meta"):
         images, labels = torch.zeros(50, 1, 8, 8, dtype=torch.uint8), torch.zeros(50, dtype=torch.int64)
-        fit = Checked(images, labels, torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1))
+        training = Checked(images, labels, torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1))
         model = build(config, (1, 8, 8), 10)
-    as_tested(config, model, fit)
+    as_tested(config, model, training)
     assert devices == {images.device}
 
 
@@ -285,13 +285,13 @@ def test_nan_loss_stops_with_the_step_and_keeps_the_checkpoint(tmp_path, monkeyp
     """A loss that becomes NaN in the second epoch names its step; the first epoch's checkpoint is kept."""
     config = _config(epochs=3, loss="squared_hinge")
     calls: list[int] = []  # 1,200 digits to train on: 12 steps an epoch; number 17 is the second one's 5th
-    true_loss = training.LOSSES["squared_hinge"]
+    true_loss = run_module.LOSSES["squared_hinge"]
 
     def poisoned(logits, labels):
         calls.append(len(labels))
         return true_loss(logits, labels) * (math.nan if calls.count(100) == 17 else 1)
 
-    monkeypatch.setitem(training.LOSSES, "squared_hinge", poisoned)
+    monkeypatch.setitem(run_module.LOSSES, "squared_hinge", poisoned)
     with pytest.raises(TrainingDiverged, match=r"the loss is nan at step 17 \(epoch 2\)"):
         train(config, tmp_path)
     assert len(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["rows"]) == 1
@@ -316,11 +316,11 @@ def test_validation_is_the_last_part():
     """Training never sees the validation samples, nor does the normalisation."""
     data = load_dataset("digits")
     config = _config()
-    fit, val, (mean, std) = split(data, config.validation, torch.device("cpu"))
-    assert len(val) == config.validation
-    np.testing.assert_array_equal(val.images.numpy(), data.train_images[-config.validation :])
-    assert len(fit) + len(val) == len(data.train_images)
-    pixels = data.train_images[: len(fit)] / 255
+    training, validation, (mean, std) = split(data, config.validation, torch.device("cpu"))
+    assert len(validation) == config.validation
+    np.testing.assert_array_equal(validation.images.numpy(), data.train_images[-config.validation :])
+    assert len(training) + len(validation) == len(data.train_images)
+    pixels = data.train_images[: len(training)] / 255
     assert mean == [pytest.approx(pixels.mean())]
     assert std == [pytest.approx(pixels.std())]
 
@@ -336,7 +336,7 @@ def test_the_test_set_is_not_read_before_the_last_epoch(tmp_path, monkeypatch):
                 read_after.append(len(epochs_done))
             return getattr(digits, name)
 
-    monkeypatch.setattr(training, "load_dataset", lambda *args: Watched())
+    monkeypatch.setattr(run_module, "load_dataset", lambda *args: Watched())
     train(_config(), tmp_path, progress=Epochs(epochs_done.append))
     assert set(read_after) == {2}
 
@@ -452,10 +452,12 @@ def test_what_trained_otherwise_is_tested_with_new_statistics(tmp_path, changes,
     config = _config(**changes)
     train(config, tmp_path)
     model = load_trained(tmp_path)
-    fit, _, _ = split(load_dataset("digits"), config.validation, torch.device("cpu"))
+    training, _, _ = split(load_dataset("digits"), config.validation, torch.device("cpu"))
     norm = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d))
     before = norm.running_var.clone()
-    tested = next(m for m in as_tested(config, model, fit).modules() if isinstance(m, torch.nn.BatchNorm1d))
+    tested = next(
+        m for m in as_tested(config, model, training).modules() if isinstance(m, torch.nn.BatchNorm1d)
+    )
     assert torch.equal(tested.running_var, before) is not anew
     assert torch.equal(norm.running_var, before)
 

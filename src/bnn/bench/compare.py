@@ -166,7 +166,7 @@ def _tolerance(case: Case) -> float:
 
 
 def _others_tolerance(case: Case) -> float | None:
-    """Of runtimes that compute in float32; all signs of floats are a matter of luck with them."""
+    """The tolerance of runtimes in float32; all signs of floats are a matter of luck with them."""
     return None if case.activations == "int8" or _signed(case.model) else _tolerance(case)
 
 

@@ -68,7 +68,7 @@ def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def versions() -> dict[str, str | None]:
-    """Of everything that is measured, or measures; None: not installed."""
+    """The version of everything that is measured, or measures; None: not installed."""
     modules = {name: installed(name) for name in ("torch", "onnx", "onnxruntime")}
     return {
         "bnn": metadata.version("binaryconnect"),

@@ -117,7 +117,7 @@ class Report:
         ]
 
     def _memory(self) -> list[str]:
-        """Of whole networks on one input."""
+        """The cases of whole networks on one input."""
         return [
             f"memory: {r.case.name}: {r.memory:,} bytes of prepared weights, arena; the file has {r.file:,}"
             for r in self.results

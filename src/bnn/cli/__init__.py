@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `bnn info ... | head`
         sys.stderr.close()
         return 1
-    except (UserError, MissingExtraError) as error:
+    except (UserError, MissingExtraError, UnicodeEncodeError) as error:  # the last of them: by `print`
         return _complain(options.command, str(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

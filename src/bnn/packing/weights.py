@@ -23,7 +23,7 @@ def pack_weight(weight: Array, where: str) -> tuple[Weight, Array | None]:
 
     Args:
         weight: float64, output rows first.
-        where: it stands in the model, for the warning where it nearly is ±a.
+        where: the weight's place in the model, for the warning about a near miss.
     """
     rows = weight.reshape(len(weight), -1)
     magnitudes = np.abs(rows[:, 0])

@@ -10,7 +10,7 @@ class Plan:
     def __init__(self, values: list[list[int]], ops: list[dict[str, Any]], isa: str) -> None: ...
     def run(self, x: NDArray[Any], out: NDArray[Any], threads: int) -> None: ...
     def bytes(self, rows: int, parts: int) -> int:
-        """Of prepared weights, constants, and an arena for that many samples and threads."""
+        """The bytes of prepared weights, constants, and an arena for that many samples and threads."""
     def exported(self) -> tuple[list[int], list[int], int, int, list[int], list[int]]:
         """How a C export lays it out; bnn.export.c.memory has names for it."""
     @property

@@ -192,7 +192,7 @@ def _linear_or_conv(node: Linear | Conv2d, x: Array) -> Array:
 
 
 def dtype_of(node: Linear | Conv2d) -> np.dtype[Any]:
-    """Of the result: the scale's, or without one the smallest that holds every integer up to n."""
+    """The dtype of the result: the scale's, or without one the smallest that holds every integer up to n."""
     if node.scale is not None:
         return node.scale.dtype
     return np.dtype(np.float32 if prod(node.weight.shape[1:]) <= 2**24 else np.float64)

@@ -65,7 +65,7 @@ class Weight:
 
 
 def segments(weight: Weight, groups: int, contract: InputContract) -> tuple[Segment, ...]:
-    """Of each group, the channels of raw pixels with one deviation, in the reference's order."""
+    """The groups of channels of raw pixels that have one deviation, in the reference's order."""
     std = np.repeat(np.array(contract.std), weight.channels * groups // len(contract.std))
     outputs, found = weight.node.out_channels // groups, []
     for group in range(groups):

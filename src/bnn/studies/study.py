@@ -188,7 +188,7 @@ class Difference:
 
 
 def difference(values: ArrayLike, others: ArrayLike, unit: float = 100, paired: bool = False) -> Difference:
-    """The difference of the means, in units of which 1 has so many: 100 for points of a share.
+    """The difference of the means, times `unit`: 100 gives percentage points of a share.
 
     paired: each seed's two figures belong together, as they began alike: their differences are looked at.
     """

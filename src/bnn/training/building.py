@@ -31,10 +31,10 @@ def begin(
 
     Args:
         config: the recipe.
-        shape: of an image.
-        classes: how many there are.
-        steps: of an epoch, by which the learning rate changes.
-        device: for the network.
+        shape: the shape of an image.
+        classes: their number.
+        steps: steps in an epoch; the learning rate changes at each.
+        device: the network's.
     """
     torch.manual_seed(config.seed)
     model = build(config, shape, classes).to(device)

@@ -35,7 +35,7 @@ class RunError(UserError):
 
 @dataclass
 class State:
-    """A run under way: everything that changes, and so everything that a checkpoint holds."""
+    """Everything that changes in a run, and so everything that a checkpoint holds."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer

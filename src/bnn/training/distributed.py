@@ -101,9 +101,12 @@ def join(device: str) -> Iterator[World]:
         device: as a recipe names it. With several processes, "cuda" is each one's own GPU of its machine.
 
     Raises:
-        ConfigError: there is no such device here.
+        ConfigError: there is no such device here, or the processes cannot meet.
     """
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+    size = os.environ.get("WORLD_SIZE", "1")
+    if not size.isdecimal():
+        raise ConfigError(f"WORLD_SIZE = {size!r} is no number of processes; torchrun sets it")
+    several = int(size) > 1 and "RANK" in os.environ
     if several and device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     check_device(device)
@@ -117,7 +120,12 @@ def join(device: str) -> Iterator[World]:
     # that is ours, gloo's threads outlive its end, and one that frees a tensor while Python shuts down aborts
     # the process. So it is imported while there is none.
     import_module("torch.distributed.nn.functional")
-    distributed.init_process_group("nccl" if here.type == "cuda" else "gloo")
+    try:
+        distributed.init_process_group("nccl" if here.type == "cuda" else "gloo")
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"the {size} processes cannot meet, as torchrun has them: {first_lines(error)}"
+        ) from error
     try:
         yield World(distributed.get_rank(), distributed.get_world_size(), here)
     finally:

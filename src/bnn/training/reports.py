@@ -43,7 +43,7 @@ class Progress:
     """What a run calls as it goes, in rank 0. These methods do nothing: override those that you need."""
 
     def step(self, done: int, steps: int) -> None:
-        """So many of all steps are done. Called every few steps, for a progress bar."""
+        """`done` of `steps` steps are done. Called every few steps, for a progress bar."""
 
     def epoch(self, row: Row) -> None:
         """An epoch is over, and the checkpoint has it."""

@@ -102,7 +102,7 @@ def train(
         ConfigError, DataError, OSError: as their messages say.
     """
     with join(config.device) as world:
-        # Its own frame, which is gone before the processes part: so is what holds their group.
+        # A function of its own: what it holds, the group of processes too, is freed before `join` ends it.
         return _train(
             config, Path(out), world, data_dir=data_dir, resume=resume, force=force, progress=progress
         )
@@ -131,7 +131,8 @@ def _train(
     if resume and (content := world.on_rank_0(lambda: find_checkpoint(out, config))):
         restore(content, state, out)
     leads = world.rank == 0
-    run = Run(config, state, training, validation, world, (leads and progress) or Progress())
+    heard = progress if leads and progress is not None else Progress()
+    run = Run(config, state, training, validation, world, heard)
     with _event_writer(out / "tensorboard", len(state.rows) + 1) if leads else nullcontext() as events:
         while len(state.rows) < config.epochs:
             row, layers = train_epoch(run)

@@ -63,14 +63,14 @@ def shuffled(
 
     Args:
         samples: to draw from, in random order.
-        size: of a batch.
+        size: samples in a batch.
         augment: "none", or "crop-flip": each image moves by up to four pixels each way, with black where it
             left, and every other one is mirrored (the custom for CIFAR-10 since He et al., 2015).
         generator: on the CPU. All that is random in the epoch is drawn from it at its beginning, so that one
             copy takes it to the device.
         share: (rank, processes): each batch is cut into so many equal shares, and that one comes. Where all
             processes have generators of one state, they get disjoint shares of the same batches.
-        pieces: how many a share comes in, one after the other.
+        pieces: the number of pieces of a share, which come one after the other.
     """
     device = samples.images.device
     order = torch.randperm(len(samples), generator=generator).to(device)

@@ -11,7 +11,7 @@ __all__ = ["makefile", "readme"]
 
 
 def makefile(c_files: Sequence[str]) -> str:
-    """With the names of all sources but main.c."""
+    """The Makefile, with the names of all sources but main.c."""
     return MAKEFILE.format(sources=" ".join(c_files))
 
 

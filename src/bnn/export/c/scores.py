@@ -105,7 +105,7 @@ def _is_sorted(scores: Array, index: Array) -> bool:
 
 
 def _rounded(scores: Array) -> Array:
-    """To MANTISSA significant bits, ties to even; as model.c does it."""
+    """Rounded to MANTISSA significant bits, ties to even; as model.c does it."""
     magnitude, drop = np.abs(scores), np.zeros_like(scores)
     while (more := magnitude >> drop >= 2**MANTISSA).any():
         drop += more

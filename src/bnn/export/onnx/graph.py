@@ -145,7 +145,7 @@ class Graph:
         return sum(len(tensor.raw_data) for tensor in self.initializers)
 
     def result(self, x: Value, name: str, cast: bool = True) -> None:
-        """Gives a value the reserved name of the output, as float32; cast: also where it is of that."""
+        """Gives a value the reserved name of the output, in float32; `cast`: by a Cast in any case."""
         op, to = ("Cast", {"to": self.type_of(FLOAT)}) if cast else ("Identity", {})
         self.nodes.append(self.helper.make_node(op, [x.name], [name], name=name, **to))
 

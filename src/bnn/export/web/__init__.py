@@ -14,7 +14,7 @@ from bnn.packed.nodes import Softmax
 __all__ = ["make"]
 
 MNIST_BOX = 20 / 28
-"""Of an image's side, what MNIST's digits fill; their centre of mass is in the middle."""
+"""The share of an image's side that MNIST's digits fill; their centre of mass is in the middle."""
 
 
 def make(model: PackedModel) -> Export:

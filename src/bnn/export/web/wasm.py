@@ -204,7 +204,7 @@ def _with_rest(linked: Linked, spans: Sequence[tuple[int, int]]) -> bytes:
 
 
 def _sections(module: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Of each section: id, where it starts, where its content does, where it ends."""
+    """Each section: id, where it starts, where its content does, where it ends."""
     at = 8
     while at < len(module):
         size, content = _read_unsigned(module, at + 1)
@@ -213,7 +213,7 @@ def _sections(module: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _segments(module: bytes, at: int) -> Iterator[tuple[int, bytes]]:
-    """Of each data segment: its address and bytes. wasm-ld writes no other kind than these."""
+    """Each data segment: its address and bytes. wasm-ld writes no other kind than these."""
     count, at = _read_unsigned(module, at)
     for _ in range(count):
         assert module[at : at + 2] == bytes([ACTIVE, I32_CONST])
