@@ -18,7 +18,6 @@ from support.graphs import affine, pool, sign
 from support.helpers import model_of, one_of_each, packed_weight, random_floats, random_pixels
 from support.paths import ROOT
 
-import bnn
 from bnn.data import load_dataset
 from bnn.export import ExportError, export
 from bnn.export.c import make
@@ -27,7 +26,7 @@ from bnn.export.c.text import Names, comment, literal, string
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import Conv2d, Flatten, InputContract, Linear, Node, PackedWeight, ReLU, Sign
 from bnn.packing.folding import fold
-from bnn.runtime import Runner, reference
+from bnn.runtime import Runner, _native, reference
 
 NATIVE = ROOT / "native"
 IMAGE = InputContract((2, 9, 8), mean=(0.4, 0.5), std=(0.25, 0.25))
@@ -163,7 +162,7 @@ def network_for_mnist(activation: type[Node], layers: int) -> PackedModel:
 
 
 @needs("gcc")
-@pytest.mark.skipif("BNN_DATA_DIR" not in os.environ, reason="needs MNIST in $BNN_DATA_DIR")
+@pytest.mark.skipif(not os.environ.get("BNN_DATA_DIR"), reason="needs MNIST in $BNN_DATA_DIR")
 @pytest.mark.parametrize("activation", [ReLU, Sign])
 def test_mnist(activation: type[Node], tmp_path: Path) -> None:
     """All 10,000 test images of MNIST get the runtime's prediction, from a network of random ±1 weights."""
@@ -582,9 +581,8 @@ def test_signs_of_values_beyond_double(tmp_path: Path) -> None:
 
 
 def test_a_wheel_has_the_sources() -> None:
-    """What CMake installs beside the package is native/, as it stands: rebuild if this fails."""
-    folders = [Path(folder) / "native" for folder in bnn.export.__path__]
-    (installed,) = (folder for folder in folders if folder.is_dir())
+    """What CMake installs with the compiled module is native/, as it stands: rebuild if this fails."""
+    installed = Path(_native.__file__).parents[1] / "export" / "native"
     for path in installed.iterdir():
         assert path.read_bytes() == (NATIVE / path.name).read_bytes()
     assert {"bnn.h", "export_config.h", "softmax.c"} < {path.name for path in installed.iterdir()}

@@ -1,9 +1,9 @@
 """C11: a folder with the engine's own sources, and a model as constants beside them."""
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
-import bnn.export
 from bnn.export.c.device import Device, Used, device_program
 from bnn.export.c.memory import Memory, memory_of
 from bnn.export.c.model import Sources, config, sources
@@ -60,12 +60,11 @@ def _needed(used: Used) -> list[str]:
 
 
 def _native(name: str) -> bytes:
-    """A source of the engine: installed beside this package, by CMakeLists.txt."""
-    for folder in bnn.export.__path__:  # an editable installation has two
-        path = Path(folder) / "native" / name
-        if path.is_file():
-            return path.read_bytes()
-    raise FileNotFoundError(f"bnn/export/native/{name} is missing: is the package installed?")
+    """A source of the engine. CMakeLists.txt installs it with the compiled module, also where a package that
+    is installed as editable has its Python elsewhere."""
+    compiled = import_module("bnn.runtime._native").__file__
+    assert compiled is not None
+    return (Path(compiled).parents[1] / "export" / "native" / name).read_bytes()
 
 
 def _notes(device: Device, used: Used, memory: Memory, generated: Sources) -> tuple[str, ...]:
