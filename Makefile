@@ -57,8 +57,8 @@ docs: $(READY)
 bench: $(READY)
 	$(BIN)/bnn bench
 
-$(READY): pyproject.toml CMakeLists.txt $(wildcard native/*)
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+$(READY): pyproject.toml CMakeLists.txt $(wildcard cmake/* native/*)
+	@.ci/venv $(PYTHON)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
 

@@ -39,6 +39,8 @@ ifneq ($(CROSS),)
 AR := $(CROSS)ar
 endif
 SIZE := $(CROSS)size
+INSTALL := name another compiler (make CC=clang), or install it (Debian, Ubuntu: apt-get install \\
+$(if $(CROSS),gcc-$(notdir $(CROSS:%-=%)),build-essential; macOS: xcode-select --install))
 
 # Signs that are taken of floats must not depend on the compiler: no contraction of a product and a sum.
 CFLAGS ?= -Os -Wall -Wextra -Wpedantic -Wconversion
@@ -48,7 +50,7 @@ BUILD ?= build
 SOURCES := {sources}
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)
 
-.PHONY: all test size clean
+.PHONY: all test size clean compiler
 
 all: $(BUILD)/libmodel.a
 
@@ -65,7 +67,11 @@ $(BUILD)/libmodel.a: $(OBJECTS)
 $(BUILD)/selftest: $(BUILD)/main.o $(BUILD)/libmodel.a
 \t$(CC) $(ALL_CFLAGS) $^ -o $@
 
-$(BUILD)/%.o: %.c $(wildcard *.h bnn/*.h)
+compiler:
+\t@command -v $(firstword $(CC)) >/dev/null || \\
+\t{{ echo "make: there is no $(firstword $(CC)): $(INSTALL)" >&2; exit 1; }}
+
+$(BUILD)/%.o: %.c $(wildcard *.h bnn/*.h) | compiler
 \tmkdir -p $(@D)
 \t$(CC) $(ALL_CFLAGS) -c $< -o $@
 
