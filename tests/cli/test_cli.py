@@ -1,6 +1,7 @@
 """The command line, as a user meets it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from PIL import Image
 
 from bnn.cli import main
 from bnn.data import load_dataset
+from bnn.errors import UserError
+from bnn.files import check_no_writer, one_writer
 from bnn.runtime import load
 
 SMALL = ["--epochs", "6", "--width", "64", "--lr", "0.003"]
@@ -247,6 +250,37 @@ def test_another_run_in_out_is_refused(run, capsys):
         capsys, "train", "digits", "--out", str(run), *SMALL, "--width", "65", "--resume"
     )
     assert (run / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_run_that_is_alive_is_left_alone(run, tmp_path, capsys):
+    """Neither trained in, alone or as one of several seeds, nor copied from; the line says who is there."""
+    small = ["--out", str(run), *SMALL]
+    with one_writer(run):
+        for argv in (
+            ["train", "digits", *small, "--force"],
+            ["train", "digits", *small, "--seeds", "2"],
+            ["export", str(run), "--to", "folder", str(tmp_path / "hub")],
+        ):
+            assert f"{run} is being written by process {os.getpid()} on " in _fails(capsys, *argv)
+    assert not (tmp_path / "hub").exists()
+    assert main(["export", str(run / "model.bnn"), "--to", "folder", str(tmp_path / "hub")]) == 0
+    capsys.readouterr()
+
+
+def test_several_seeds_hold_the_folder_around_them(tmp_path, monkeypatch):
+    """While they run, no single run begins there."""
+    held = []
+
+    def train(config, folder, **options):
+        with pytest.raises(UserError, match="seeds is being written by process"):
+            check_no_writer(tmp_path / "seeds")
+        held.append(folder.name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bnn.training.run.train", train)
+    assert main(["train", "digits", "--out", str(tmp_path / "seeds"), "--seeds", "2", *SMALL]) == 130
+    assert held == ["seed-0"]
+    assert not (tmp_path / "seeds").exists()
 
 
 def test_out_that_is_a_file_is_refused(tmp_path, capsys):

@@ -1162,10 +1162,10 @@ def test_download_cifar_is_unpacked(
 
 
 def _fail_to_write(patch: pytest.MonkeyPatch, server: Server) -> str:
-    def refuse(path: Path, content: bytes) -> int:
-        raise OSError(28, os.strerror(28), str(path))
+    def refuse(descriptor: int) -> None:
+        raise OSError(28, os.strerror(28))
 
-    patch.setattr(Path, "write_bytes", refuse)
+    patch.setattr(os, "fsync", refuse)
     return os.strerror(28)
 
 

@@ -203,23 +203,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_replacing_is_all_or_nothing(tmp_path: Path, error: type[BaseException]) -> None:
-    """Until the block ends well the old file is there whole; if it raises, the temporary file goes."""
-    path = tmp_path / "curves.png"
-    path.write_text("old")
-    with files.replacing(path) as temporary:
-        temporary.write_text("new")
-        assert (temporary.parent, temporary.suffix) == (tmp_path, ".png")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
-    with pytest.raises(error), files.replacing(path) as temporary:  # noqa: PT012
-        temporary.write_text("half")
-        raise error
-    assert path.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_what_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
     """A folder that does not exist, or one in the file's place, is an OSError and leaves nothing behind."""
     with pytest.raises(FileNotFoundError):

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from bnn.cli import main
+from bnn.errors import UserError
 from bnn.studies import NAMES, find
 from bnn.studies.study import Cells, Options, Study, StudyError, conduct, difference, markdown
 
@@ -53,6 +54,20 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     assert len(calls) == 4
     conduct(study, study.options("digits", seeds=3), tmp_path / "out")
     assert calls[4:] == [("one", 2), ("three, too", 2)]
+
+
+def test_a_study_has_its_folder_for_itself(tmp_path: Path) -> None:
+    """A second one is refused while the first runs, and says who is there; afterwards it goes on."""
+    calls: list[tuple[str, int]] = []
+    study, out = tiny(calls), tmp_path / "out"
+
+    def again(variant: str, seed: int) -> None:
+        with pytest.raises(UserError, match="out is being written by process"):
+            conduct(study, study.options("digits"), out)
+
+    conduct(study, study.options("digits"), out, again)
+    assert len(calls) == 4
+    assert not list(out.glob(".*"))
 
 
 def test_table_and_report(tmp_path: Path) -> None:

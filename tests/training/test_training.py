@@ -15,6 +15,8 @@ from torch.nn.functional import cross_entropy
 from bnn.binarization import latent_parameters
 from bnn.config import ConfigError, TrainConfig
 from bnn.data import load_dataset
+from bnn.errors import UserError
+from bnn.files import one_writer
 from bnn.freezing import freeze
 from bnn.runtime import load
 from bnn.training import run as run_module
@@ -35,7 +37,7 @@ def _config(**changes):
 def curves(request, monkeypatch):
     """Leaves out drawing, half the time of a run so short, where a test does not ask for `drawn`."""
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(run_module, "draw_curves", lambda rows, epochs, title, path: path.touch())
+        monkeypatch.setattr(run_module, "draw_curves", lambda rows, epochs, title, file: None)
 
 
 @pytest.fixture
@@ -512,3 +514,30 @@ def test_a_run_moves_to_another_device(tmp_path):
     assert len(_metrics(tmp_path)) == 1
     train(_config(device="cpu:0"), tmp_path, resume=True)
     assert len(_metrics(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("how", [{}, {"force": True}, {"resume": True}])
+def test_a_folder_has_one_run_at_a_time(run, how):
+    """While one is alive another is refused before it changes anything, whatever it would do there."""
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    with one_writer(run), pytest.raises(UserError, match=r"run is being written by process \d+ on"):
+        train(_config(), run, **how)
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
+def test_a_run_holds_its_folder_until_it_ends(tmp_path):
+    """In the same process too, and also one that ends in an error; then nothing is left of it."""
+    held = []
+
+    def stop(row):
+        with pytest.raises(UserError, match="is being written by"):
+            train(_config(), tmp_path, force=True)
+        held.append(row.epoch)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(_config(), tmp_path, progress=Epochs(stop))
+    assert held == [1]
+    assert not list(tmp_path.glob(".*"))
+    train(_config(), tmp_path, resume=True)
+    assert not list(tmp_path.glob(".*"))

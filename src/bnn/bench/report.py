@@ -188,8 +188,8 @@ class Report:
         if names:
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(names), frameon=False)
         figure.suptitle(f"{self.machine['cpu']}, {self._kernels}")
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+        with replacing(path) as file:
+            figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
 
 
 COLORS = dict(zip(RIVALS, ("#4477aa", "#88bbdd", "#cc6644", "#eeaa77"), strict=True))

@@ -11,7 +11,7 @@ from bnn.bench import bench, instruction_sets, model_cases, select, standard_cas
 from bnn.cli.models import load_model
 from bnn.cli.openmp import spin_briefly
 from bnn.errors import UserError, require
-from bnn.files import write_atomically
+from bnn.files import is_stream, write_atomically
 from bnn.runtime.threads import thread_count
 from bnn.studies import find
 
@@ -28,7 +28,7 @@ def run_bench(options: argparse.Namespace) -> int:
     if options.repeats < 1:
         raise UserError(f"--repeats {options.repeats}: must be at least 1")
     for path in filter(None, (options.json, options.png)):  # better now than after minutes
-        if path.is_dir() or not os.access(path.parent, os.W_OK):
+        if path.is_dir() or not os.access(path if is_stream(path) else path.parent, os.W_OK):
             raise UserError(f"{path}: cannot be written")
     if options.png:
         require("matplotlib", "bench")

@@ -12,6 +12,7 @@ from bnn.cli.text import listed, numbers, percent
 from bnn.data import load_dataset
 from bnn.errors import UserError
 from bnn.export import TARGETS, export
+from bnn.files import check_no_writer
 from bnn.packed.costs import packed_summary
 from bnn.packed.model import PackedModel, model_file
 from bnn.runtime import Runner, load
@@ -118,6 +119,8 @@ def run_export(options: argparse.Namespace) -> int:
     of_target: dict[str, Any] = {"unpacked": True} if options.unpacked else {}
     if to == "folder":
         of_target["run"] = path.parent if Path(options.model).is_dir() else None
+        if of_target["run"]:
+            check_no_writer(path.parent)  # or what is copied might be of two runs
     source, out = path.resolve(), Path(options.out).resolve()
     if out == source or out in source.parents:
         raise UserError(f"{options.out}: is, or holds, the model that is to be exported")

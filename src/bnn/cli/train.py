@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from bnn.cli.openmp import spin_briefly
 from bnn.cli.text import percent
 from bnn.config import TrainConfig
 from bnn.errors import UserError, require
-from bnn.files import write_atomically
+from bnn.files import one_writer, write_atomically
 from bnn.tables import table
 
 __all__ = ["run_train"]
@@ -26,17 +26,23 @@ __all__ = ["run_train"]
 def run_train(options: argparse.Namespace) -> int:
     spin_briefly()
     require("torch", "train")
-    from bnn.training.run import TrainingDiverged, train
-
     names = [f.name for f in fields(TrainConfig)]
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     config = TrainConfig.from_recipe(options.recipe, **given)
     out = Path(options.out or Path("runs") / Path(options.recipe).stem)
     if options.seeds is not None and options.seeds < 1:
         raise UserError(f"--seeds {options.seeds}: must be at least 1")
-    if options.seeds and (out / "config.toml").exists():
-        raise UserError(f"{out} holds a single run: choose another --out for --seeds")
     leads = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun may have started
+    with one_writer(out) if options.seeds and leads else nullcontext():
+        if options.seeds and (out / "config.toml").exists():
+            raise UserError(f"{out} holds a single run: choose another --out for --seeds")
+        return _run_each(options, config, out, leads)
+
+
+def _run_each(options: argparse.Namespace, config: TrainConfig, out: Path, leads: bool) -> int:
+    """A run for each seed, one after the other."""
+    from bnn.training.run import TrainingDiverged, train
+
     seeds = range(config.seed, config.seed + (options.seeds or 1))
     results = {}
     for seed in seeds:

@@ -2,7 +2,6 @@
 
 import io
 import pickle
-import shutil
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -13,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from bnn.data.dataset import DataError, Dataset, Images, Labels, check_labels
-from bnn.data.download import RemoteFile, check_digest, downloaded, temporary_name
+from bnn.data.download import RemoteFile, check_digest, downloaded
+from bnn.files import replace_folder
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RECORDS = 10_000  # images in each file
@@ -212,14 +212,10 @@ def _assemble(layout: Layout, read: Callable[[str], bytes], where: str) -> Datas
 
 def _place(contents: dict[str, bytes], folder: Path) -> None:
     """Write the files to `folder`, which appears complete or not at all."""
-    temporary = temporary_name(folder)
     try:
-        temporary.mkdir()
-        for name, content in contents.items():
-            (temporary / name).write_bytes(content)
-        temporary.replace(folder)
+        replace_folder(folder, contents, replace=False)
+    except BlockingIOError:
+        pass  # another process is at it, and its copy is as good
     except OSError:
-        if not folder.is_dir():  # else another process was faster, and its copy is as good
+        if not folder.is_dir():  # else another was faster
             raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

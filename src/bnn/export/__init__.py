@@ -18,7 +18,7 @@ from typing import Any
 
 from bnn.errors import UserError
 from bnn.export.target import Export, ExportError
-from bnn.files import leftovers, replace_folder, write_atomically
+from bnn.files import replace_folder, write_atomically
 from bnn.packed.model import PackedModel
 
 __all__ = ["MARKER", "TARGETS", "Export", "ExportError", "Target", "export"]
@@ -87,8 +87,6 @@ def export(
         replace_folder(out, {**result.files, MARKER: marker.encode()}, replace=force)
     else:
         (content,) = result.files.values()
-        for leftover in leftovers(out):  # of an export that was killed
-            leftover.unlink()
         write_atomically(out, content)
     return result.notes
 

@@ -23,5 +23,5 @@ def figure(path: Path, size: tuple[float, float], columns: int = 1, rows: int = 
         each.set_axisbelow(True)
         each.spines[["top", "right"]].set_visible(False)
     yield axes
-    with replacing(path) as temporary:
-        drawing.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+    with replacing(path) as file:
+        drawing.savefig(file, format="png", dpi=110, metadata={"Software": None})

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from bnn.errors import UserError
-from bnn.files import write_atomically
+from bnn.files import LOCK, one_writer, write_atomically
 
 __all__ = [
     "Cells",
@@ -129,8 +129,14 @@ def conduct(
 
     Raises:
         StudyError: the folder belongs to another study or other options, or a file in it is damaged.
+        UserError: another process is at it.
     """
     out = Path(out)
+    with one_writer(out):
+        return _conduct(study, options, out, on_cell)
+
+
+def _conduct(study: Study, options: Options, out: Path, on_cell: Callable[[str, int], None]) -> pd.DataFrame:
     _claim(study, options, out)
     cells: dict[str, list[dict[str, Any]]] = {variant: [] for variant in study.variants}
     for seed in range(options.seeds):
@@ -241,7 +247,7 @@ def _claim(study: Study, options: Options, out: Path) -> None:
                     f"{out} holds a study with {name} = {before.get(name)!r}, not {value!r}: "
                     "choose another --out"
                 )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif any(entry.name != LOCK for entry in out.iterdir()):
         raise StudyError(f"{out} holds something else: choose another --out")
     (out / "cells").mkdir(parents=True, exist_ok=True)
     write_atomically(marker, (json.dumps(asked, indent=2) + "\n").encode())

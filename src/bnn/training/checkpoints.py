@@ -10,7 +10,7 @@ from torch import nn
 
 from bnn.config import ConfigError, TrainConfig
 from bnn.errors import UserError, first_lines
-from bnn.files import leftovers, write_atomically
+from bnn.files import sweep, write_atomically
 from bnn.training.diagnostics import LayerState
 from bnn.training.reports import Row
 
@@ -49,8 +49,6 @@ class State:
 
 def check_free(out: Path, config: TrainConfig, resume: bool, force: bool) -> None:
     """Raises RunError if the folder cannot be this run's."""
-    if out.exists() and not out.is_dir():
-        raise RunError(f"{out} is a file, not a folder")
     if resume and force:
         raise RunError("--resume goes on with a run and --force starts anew: give one of them")
     marker = out / "config.toml"
@@ -66,10 +64,8 @@ def check_free(out: Path, config: TrainConfig, resume: bool, force: bool) -> Non
 
 def claim(out: Path, config: TrainConfig, force: bool) -> None:
     """Makes the folder this run's; `force` clears another's results away."""
-    out.mkdir(parents=True, exist_ok=True)
-    for name in ("config.toml", *RESULTS):
-        for leftover in leftovers(out / name):  # of a run that was killed in the middle of a write
-            leftover.unlink()
+    for name in RESULTS:
+        sweep(out / name)  # not all of them need be written again
     if force:
         for name in RESULTS:
             (out / name).unlink(missing_ok=True)

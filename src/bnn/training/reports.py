@@ -4,8 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -99,7 +98,9 @@ def write_events(events: Any, row: Row, layers: Sequence[LayerState]) -> None:
         )
 
 
-def draw_curves(rows: Sequence[Row], epochs: Sequence[Sequence[LayerState]], title: str, path: Path) -> None:
+def draw_curves(
+    rows: Sequence[Row], epochs: Sequence[Sequence[LayerState]], title: str, file: BinaryIO
+) -> None:
     """Loss and accuracy over the epochs; of binary weights all that a LayerState has. A PNG."""
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
     from matplotlib.ticker import MaxNLocator
@@ -147,4 +148,4 @@ def draw_curves(rows: Sequence[Row], epochs: Sequence[Sequence[LayerState]], tit
         grid[7].grid(alpha=0.3)
         grid[2].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8)
     figure.suptitle(title)
-    figure.savefig(path, dpi=100, metadata={"Software": None})
+    figure.savefig(file, format="png", dpi=100, metadata={"Software": None})

@@ -2,15 +2,15 @@
 
     result = train(TrainConfig.from_recipe("mnist"), "runs/mnist")
 
-A run's folder holds config.toml, metrics.csv, layers.csv, tensorboard/, curves.png, checkpoint.pt, model.bnn
-and result.json. Everything but the events is written whole or not at all, and the checkpoint, written after
-every epoch, holds all that changes: a run that was killed and resumed gives the same weights, metrics and
-result as one that was not.
+A run's folder holds config.toml, metrics.csv, layers.csv, tensorboard/, curves.png, checkpoint.pt, the one
+before it, model.bnn and result.json. Everything but the events is written whole or not at all, by one process
+at a time, and the checkpoint, written after every epoch, holds all that changes: a run that was killed and
+resumed gives the same weights, metrics and result as one that was not.
 """
 
 import json
 import warnings
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from bnn.binarization import latent_parameters
 from bnn.config import TrainConfig
 from bnn.data import DATASETS, Dataset, load_dataset
 from bnn.errors import first_lines
-from bnn.files import replacing, write_atomically
+from bnn.files import one_writer, replacing, write_atomically
 from bnn.freezing import freeze
 from bnn.packed.model import PackedModel
 from bnn.packing.packing import pack
@@ -98,10 +98,12 @@ def train(
 
     Raises:
         RunError: `out` holds another run, or one that does not fit.
+        UserError: another process, or thread, writes to `out`.
         TrainingDiverged: NaN or infinity; the last good checkpoint is kept.
         ConfigError, DataError, OSError: as their messages say.
     """
-    with join(config.device) as world:
+    with join(config.device) as world, ExitStack() as stack:
+        world.on_rank_0(lambda: stack.enter_context(one_writer(out)))  # before anything there is looked at
         # A function of its own: what it holds, the group of processes too, is freed before `join` ends it.
         return _train(
             config, Path(out), world, data_dir=data_dir, resume=resume, force=force, progress=progress
@@ -161,7 +163,8 @@ def load_trained(folder: str | Path) -> nn.Module:
     has others (`bnn.recalibrate`).
 
     Raises:
-        RunError: there is no checkpoint, or it is damaged.
+        RunError: there is no checkpoint, or it is damaged: no older one is taken instead.
+        OSError: it cannot be read.
     """
     config, content = read_checkpoint(Path(folder))
     try:
@@ -189,9 +192,9 @@ def _finish(run: Run, out: Path, data: Dataset, normalisation: tuple[list[float]
     """Freezes, packs and tests: the only place that reads the test set."""
     config, model, training = run.config, run.state.model, run.training
     _write_metrics(out, run.state)  # for a run that was killed between its last checkpoint and its metrics
-    with replacing(out / "curves.png") as temporary:
+    with replacing(out / "curves.png") as file:
         title = f"{config.model}, {config.weights} weights, {data.name}"
-        draw_curves(run.state.rows, run.state.layers, title, temporary)
+        draw_curves(run.state.rows, run.state.layers, title, file)
     stochastic = config.weights == "stochastic"
     shipped = "real" if config.weights == "float" else "sign"
     frozen = freeze(as_tested(config, model, training))
