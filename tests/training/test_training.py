@@ -4,7 +4,9 @@ import copy
 import csv
 import json
 import math
+import random
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -276,11 +278,97 @@ def test_trained_network_can_be_loaded(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04" + bytes(100)])
 def test_damaged_checkpoint_is_refused(run, content):
-    """Garbage in checkpoint.pt is one line that names the file."""
+    """Garbage in checkpoint.pt is one line that names the file, where there is none before it."""
     (run / "checkpoint.pt").write_bytes(content)
+    (run / "checkpoint-before.pt").unlink()
     with pytest.raises(RunError, match=r"checkpoint\.pt is damaged") as caught:
         train(_config(), run, resume=True)
     assert "\n" not in str(caught.value)
+
+
+def _flipped(content, position):
+    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+
+
+def test_a_checkpoint_is_a_sound_archive(run):
+    """Its seal is a comment, which leaves it what PyTorch and others read."""
+    assert len(torch.load(run / "checkpoint.pt", weights_only=True)["rows"]) == 2
+    with zipfile.ZipFile(run / "checkpoint.pt") as archive:
+        assert archive.testzip() is None
+        assert len(archive.comment) == 32
+
+
+def test_a_flipped_byte_is_refused(run):
+    """Wherever it is: in the weights, in the archive's structure, in the seal."""
+    path = run / "checkpoint.pt"
+    content = path.read_bytes()
+    positions = [0, len(content) // 2, *range(len(content) - 60, len(content))]
+    for position in positions + random.Random(0).sample(range(len(content)), 100):
+        path.write_bytes(_flipped(content, position))
+        with pytest.raises(RunError, match=r"checkpoint\.pt is damaged: its bytes are not those") as caught:
+            load_trained(run)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_an_earlier_release_is_read(run):
+    """It has no seal."""
+    content = torch.load(run / "checkpoint.pt", weights_only=True)
+    before = load_trained(run).state_dict()
+    torch.save(content, run / "checkpoint.pt")
+    assert all(torch.equal(value, before[name]) for name, value in load_trained(run).state_dict().items())
+
+
+@pytest.mark.parametrize("damage", ["flipped", "gone"])
+def test_the_checkpoint_before_is_taken_where_the_last_is_damaged(run, finished, damage):
+    """Resuming says so, and from which epoch it goes on; the outcome is the same. `load_trained` refuses."""
+    path = run / "checkpoint.pt"
+    content = path.read_bytes()
+    path.unlink() if damage == "gone" else path.write_bytes(_flipped(content, 1000))
+    with pytest.raises(RunError, match=r"has no checkpoint\.pt|checkpoint\.pt is damaged"):
+        load_trained(run)
+    with pytest.warns(RuntimeWarning, match=r"goes on from checkpoint-before\.pt, after epoch 1$"):
+        train(_config(), run, resume=True)
+    assert _outcome(run) == _outcome(finished)
+    assert len(torch.load(run / "checkpoint-before.pt", weights_only=True)["rows"]) == 1
+    trained = [load_trained(folder).state_dict() for folder in (run, finished)]
+    assert all(torch.equal(value, trained[1][name]) for name, value in trained[0].items())
+
+
+def test_a_good_checkpoint_is_never_replaced_by_a_damaged_one(run, monkeypatch):
+    """Stopped again before its first new checkpoint, a run that went on from the one before still can."""
+    (run / "checkpoint.pt").write_bytes(b"damaged")
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "train_epoch", stop)
+        with pytest.warns(RuntimeWarning, match="after epoch 1"), pytest.raises(KeyboardInterrupt):
+            train(_config(), run, resume=True)
+    with pytest.warns(RuntimeWarning, match=r"has no checkpoint\.pt: goes on from .* after epoch 1"):
+        train(_config(), run, resume=True)
+
+
+def test_both_checkpoints_damaged(run):
+    """The last is named, and nothing is lost or begun."""
+    for name in ("checkpoint.pt", "checkpoint-before.pt"):
+        (run / name).write_bytes(b"damaged")
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    with pytest.raises(RunError, match=r"checkpoint\.pt is damaged"):
+        train(_config(), run, resume=True)
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
+def test_too_little_memory_is_no_damage(run, monkeypatch):
+    """A checkpoint that did not fit into memory stays."""
+
+    def load(*args, **more):
+        raise MemoryError
+
+    monkeypatch.setattr("torch.load", load)
+    with pytest.raises(MemoryError):
+        train(_config(), run, resume=True)
+    assert (run / "checkpoint.pt").exists()
 
 
 def test_nan_loss_stops_with_the_step_and_keeps_the_checkpoint(tmp_path, monkeypatch):

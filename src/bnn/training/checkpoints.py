@@ -1,6 +1,8 @@
 """A run's folder: whose it is, and the checkpoint from which it goes on."""
 
+import hashlib
 import io
+import warnings
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import torch
 from torch import nn
 
 from bnn.config import ConfigError, TrainConfig
-from bnn.errors import UserError, first_lines
+from bnn.errors import UserError, first_lines, is_out_of_memory
 from bnn.files import sweep, write_atomically
 from bnn.training.diagnostics import LayerState
 from bnn.training.reports import Row
@@ -26,7 +28,9 @@ __all__ = [
 ]
 
 CHECKPOINT = "checkpoint.pt"
-RESULTS = (CHECKPOINT, "metrics.csv", "layers.csv", "curves.png", "model.bnn", "result.json")
+BEFORE = "checkpoint-before.pt"
+"""The checkpoint of the epoch before: what is left if the last one is damaged."""
+RESULTS = (CHECKPOINT, BEFORE, "metrics.csv", "layers.csv", "curves.png", "model.bnn", "result.json")
 
 
 class RunError(UserError):
@@ -84,7 +88,7 @@ def _compare(before: TrainConfig, now: TrainConfig, out: Path) -> None:
 
 
 def save_checkpoint(out: Path, config: TrainConfig, state: State) -> None:
-    """Writes the checkpoint, whole or not at all."""
+    """Writes the checkpoint, whole or not at all, and keeps the one before."""
     content = {
         "config": asdict(config),
         "shape": list(state.shape),
@@ -98,37 +102,74 @@ def save_checkpoint(out: Path, config: TrainConfig, state: State) -> None:
     }
     buffer = io.BytesIO()  # writing to a full disk then raises OSError, not what torch makes of it
     torch.save(content, buffer)
-    write_atomically(out / CHECKPOINT, buffer.getvalue())
+    write_atomically(out / CHECKPOINT, _sealed(buffer.getvalue()), keep=out / BEFORE)
 
 
-def read_checkpoint(out: Path) -> tuple[TrainConfig, dict[str, Any]]:
+def _sealed(archive: bytes) -> bytes:
+    """A ZIP archive with the SHA-256 of all before it as its comment, whose length is its last two bytes."""
+    assert archive[-22:].startswith(b"PK\5\6"), "no end of an archive without a comment"
+    archive = archive[:-2] + hashlib.sha256().digest_size.to_bytes(2, "little")
+    return archive + hashlib.sha256(archive).digest()
+
+
+def _check_seal(content: bytes) -> None:
+    """Raises ValueError if a byte is not as it was written. Earlier releases' archives have no comment."""
+    if content[-22:].startswith(b"PK\5\6") and content.endswith(b"\0\0"):
+        return
+    archive, digest = content[:-32], content[-32:]
+    if hashlib.sha256(archive).digest() != digest:
+        raise ValueError("its bytes are not those that were written")
+
+
+def read_checkpoint(out: Path, name: str = CHECKPOINT) -> tuple[TrainConfig, dict[str, Any]]:
     """The config and the contents of a run's checkpoint.
 
     Raises:
         RunError: there is none, or it is damaged.
+        OSError: it cannot be read.
     """
-    path = out / CHECKPOINT
+    path = out / name
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        return TrainConfig(**content["config"]), content
+        written = path.read_bytes()
     except FileNotFoundError as error:
-        raise RunError(f"{out} has no {CHECKPOINT}") from error
+        raise RunError(f"{out} has no {name}") from error
+    try:
+        _check_seal(written)
+        content = torch.load(io.BytesIO(written), map_location="cpu", weights_only=True)
+        return TrainConfig(**content["config"]), content
     except ConfigError as error:
         raise RunError(f"{path}: {error}") from error
     except Exception as error:  # torch.load raises many kinds for a damaged file
+        if is_out_of_memory(error):
+            raise
         raise RunError(f"{path} is damaged: {first_lines(error)}") from error
 
 
 def find_checkpoint(out: Path, config: TrainConfig) -> dict[str, Any] | None:
     """The contents of the checkpoint in `out`, or None where the run had not got that far.
 
+    If it is damaged or gone, those of the one before, and a RuntimeWarning says so.
+
     Raises:
-        RunError: it is damaged or of another config.
+        RunError: it is of another config, or both are damaged.
+        OSError: it cannot be read.
     """
-    if not (out / CHECKPOINT).exists():
+    if not (out / CHECKPOINT).exists() and not (out / BEFORE).exists():
         return None
-    before, content = read_checkpoint(out)
-    _compare(before, config, out / CHECKPOINT)
+    fault = None
+    try:
+        begun, content = read_checkpoint(out)
+    except RunError as error:
+        fault = error
+        try:
+            begun, content = read_checkpoint(out, BEFORE)
+        except RunError:
+            raise fault from None
+    _compare(begun, config, out / CHECKPOINT)
+    if fault is not None:
+        (out / CHECKPOINT).unlink(missing_ok=True)  # or the next would put it in the place of the one before
+        text = f"{fault}: goes on from {BEFORE}, after epoch {len(content['rows'])}"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
     return content
 
 
