@@ -8,6 +8,7 @@ A recipe is a TOML file of these fields; those that ship are in `bnn/recipes`. E
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -150,8 +151,7 @@ class TrainConfig:
 
     def to_toml(self) -> str:
         """The recipe that gives this config."""
-        # JSON's strings, numbers and booleans are TOML's too.
-        return "".join(f"{name} = {json.dumps(value)}\n" for name, value in asdict(self).items())
+        return "".join(f"{name} = {_as_toml(value)}\n" for name, value in asdict(self).items())
 
 
 def recipes() -> dict[str, str]:
@@ -163,6 +163,16 @@ def recipes() -> dict[str, str]:
         if path.name.endswith(".toml")
     }
     return dict(sorted(texts.items()))
+
+
+def _as_toml(value: Any) -> str:
+    """JSON's strings, numbers and booleans are TOML's too, but for U+007F and for pairs of surrogates."""
+
+    def escaped(match: re.Match[str]) -> str:
+        code = ord(match[0])
+        return f"\\u{code:04x}" if code < 2**16 else f"\\U{code:08x}"
+
+    return re.sub("[^ -~]", escaped, json.dumps(value, ensure_ascii=False))
 
 
 def _widen(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,5 +203,7 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
             raise ConfigError(f"{name} = {value!r} is not one of {', '.join(choices)}{hinted}")
     elif type(value) is not hint:
         raise ConfigError(f"{name} = {value!r} is not of type {hint.__name__}")
+    elif hint is str:
+        _require(not re.search(r"[\ud800-\udfff]", value), name, value, "is no UTF-8")
     elif hint is float:
         _require(abs(value) < float("inf"), name, value, "must be finite")  # false for NaN as well

@@ -1,5 +1,6 @@
 """Recipes and their fields."""
 
+import tomllib
 from dataclasses import fields
 
 import pytest
@@ -22,6 +23,17 @@ def test_written_config_reads_back(tmp_path):
     path = tmp_path / "config.toml"
     path.write_text(config.to_toml(), encoding="utf-8")
     assert TrainConfig.from_recipe(path) == config
+
+
+def test_any_text_reads_back():
+    """Every character of Unicode goes through TOML; what is none, half a pair, is refused by name."""
+    every = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
+    config = TrainConfig(data=every)
+    assert config.to_toml().isascii()
+    assert TrainConfig(**tomllib.loads(config.to_toml())) == config
+    for character in "\ud800\udcff\udfff":  # as names of files have them that are no UTF-8
+        with pytest.raises(ConfigError, match=r"data = 'a\\ud[8cf][0f][0f]' is no UTF-8"):
+            TrainConfig(data=f"a{character}")
 
 
 def test_changes_override_the_recipe():
