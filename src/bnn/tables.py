@@ -2,7 +2,12 @@
 
 from collections.abc import Sequence
 
-__all__ = ["numeric_columns", "table"]
+from bnn.errors import printable
+
+__all__ = ["CELL", "numeric_columns", "table"]
+
+CELL = 100
+"""Characters of a cell, at most."""
 
 
 def numeric_columns(rows: Sequence[Sequence[str]]) -> list[bool]:
@@ -12,7 +17,11 @@ def numeric_columns(rows: Sequence[Sequence[str]]) -> list[bool]:
 
 
 def table(head: list[str], rows: list[list[str]], total: list[str] | None = None) -> str:
-    """Aligned columns; those of numbers to the right. `total` is a last row, below a rule of its own."""
+    """Aligned columns; those of numbers to the right. `total` is a last row, below a rule of its own.
+
+    Cells may hold what others wrote: they are shown as `printable` has them.
+    """
+    rows = [[printable(cell, CELL) for cell in row] for row in rows]
     body = [*rows, *([total] if total else [])]
     widths = [max(len(row[i]) for row in [head, *body]) for i in range(len(head))]
     right = numeric_columns(rows) if rows else [True] * len(head)

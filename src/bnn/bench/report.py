@@ -8,8 +8,9 @@ from typing import Any
 
 from bnn.bench.compare import ONE_THREAD, RIVALS, Agreement, Result
 from bnn.bench.timing import STRETCH
+from bnn.errors import printable
 from bnn.files import replacing
-from bnn.tables import table
+from bnn.tables import CELL, table
 
 __all__ = ["Report"]
 
@@ -62,7 +63,8 @@ class Report:
     def __str__(self) -> str:
         notes = [*(f"protocol: {line}" for line in self.protocol), *(f"skipped: {s}" for s in self.skipped)]
         ends = [*notes, *self._equal(), *self._memory(), *self._slower()]
-        return "\n".join([*self._header(), "", self._table(), "", *ends])
+        lines = [*self._header(), "", *self._table().split("\n"), "", *ends]
+        return "\n".join(map(printable, lines))  # cases have names of layers, which may be anything
 
     def _header(self) -> list[str]:
         versions = (f"{name} {version or 'not installed'}" for name, version in self.versions.items())
@@ -179,7 +181,8 @@ class Report:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.set_xlabel("times the time of one bit (left of 1, one bit is slower)")
-        axes.set_yticks(range(len(self.results)), [result.case.name for result in self.results])
+        names_of_cases = [printable(result.case.name, CELL) for result in self.results]
+        axes.set_yticks(range(len(self.results)), names_of_cases, parse_math=False)
         axes.set_ylim(len(self.results) - 0.4, -0.6)  # the first on top
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", alpha=0.3)
@@ -187,7 +190,7 @@ class Report:
         axes.spines[["top", "right", "left"]].set_visible(False)
         if names:
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(names), frameon=False)
-        figure.suptitle(f"{self.machine['cpu']}, {self._kernels}")
+        figure.suptitle(f"{self.machine['cpu']}, {self._kernels}", parse_math=False)
         with replacing(path) as file:
             figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
 

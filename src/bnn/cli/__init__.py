@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from bnn.cli.options import make_parser
-from bnn.errors import MissingExtraError, UserError, is_out_of_memory
+from bnn.cli.text import complain
+from bnn.errors import MissingExtraError, UserError, first_lines, is_out_of_memory, printable
 
 __all__ = ["main"]
 
@@ -24,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # a closed pipe shows here, not at exit
         return status
     except KeyboardInterrupt:
-        print(f"\nbnn {options.command}: interrupted", file=sys.stderr)
+        complain("")  # below ^C
+        complain(f"bnn {options.command}: interrupted")
         return 130
     except BrokenPipeError:  # `bnn info ... | head`
         sys.stderr.close()
@@ -32,18 +34,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, MissingExtraError, UnicodeEncodeError) as error:  # the last of them: by `print`
         return _complain(options.command, str(error))
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
+        where = f"{printable(error.filename)}: " if error.filename else ""
         return _complain(options.command, f"{where}{error.strerror or error}")
     except Exception as error:
         if not is_out_of_memory(error):
             raise  # a fault of ours
-        return _complain(options.command, f"not enough memory: {str(error)[:200]}")
+        return _complain(options.command, f"not enough memory: {first_lines(error)[:200]}")
 
 
 @contextmanager
 def _warnings_as_lines(command: str) -> Iterator[None]:
     def show(message: Warning | str, *where: Any) -> None:
-        print(f"bnn {command}: warning: {message}", file=sys.stderr)
+        complain(f"bnn {command}: warning: {' '.join(str(message).split())}")
 
     with warnings.catch_warnings():
         warnings.showwarning = show  # type: ignore[assignment]
@@ -51,5 +53,5 @@ def _warnings_as_lines(command: str) -> Iterator[None]:
 
 
 def _complain(command: str, message: str) -> int:
-    print(f"bnn {command}: {' '.join(message.split())}", file=sys.stderr)
+    complain(f"bnn {command}: {' '.join(message.split())}")
     return 2

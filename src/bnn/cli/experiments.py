@@ -3,13 +3,13 @@
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from bnn.bench import bench, instruction_sets, model_cases, select, standard_cases
 from bnn.cli.models import load_model
 from bnn.cli.openmp import spin_briefly
+from bnn.cli.text import complain, overwrite, say, show
 from bnn.errors import UserError, require
 from bnn.files import is_stream, write_atomically
 from bnn.runtime.threads import thread_count
@@ -40,19 +40,17 @@ def run_bench(options: argparse.Namespace) -> int:
     cases = select(cases, options.only)
 
     def on_case(index: int, case: Any) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\x1b[K{index + 1} of {len(cases)}: {case.name}", end="", file=sys.stderr, flush=True)
+        overwrite(f"{index + 1} of {len(cases)}: {case.name}")
 
     report = bench(cases, isa, options.threads, options.repeats, skipped, on_case)
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-    print(report)
+    overwrite("")
+    show(str(report))
     if options.json:
         write_atomically(options.json, (json.dumps(report.as_dict(), indent=1) + "\n").encode())
     if options.png:
         report.draw(options.png)
     for line in report.wrong():
-        print(f"bnn bench: WRONG: {line}", file=sys.stderr)
+        complain(f"bnn bench: WRONG: {line}")
     return 1 if report.wrong() else 0
 
 
@@ -74,9 +72,10 @@ def run_study(options: argparse.Namespace) -> int:
     out = Path(options.out or Path("studies") / f"{options.name}-{options.data}")
 
     def on_cell(variant: str, seed: int) -> None:
-        print(f"{variant}, seed {seed}", file=sys.stderr, flush=True)
+        complain(f"{variant}, seed {seed}")
 
     if study.long and options.data != "digits":
-        print(f"a long study: {study.long}", file=sys.stderr)
-    print(f"{study.title}\n\n{markdown(conduct(study, settings, out, on_cell))}\n\nin {out}: report.md")
+        complain(f"a long study: {study.long}")
+    show(f"{study.title}\n\n{markdown(conduct(study, settings, out, on_cell))}\n")
+    say(f"in {out}: report.md")
     return 0

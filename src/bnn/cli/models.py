@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from bnn.cli.text import listed, numbers, percent
-from bnn.data import load_dataset
-from bnn.errors import UserError
+from bnn.cli.text import NAME, listed, numbers, percent, say, show
+from bnn.data import DATASETS, load_dataset
+from bnn.errors import UserError, printable
 from bnn.export import TARGETS, export
 from bnn.files import check_no_writer
 from bnn.packed.costs import packed_summary
@@ -30,9 +30,7 @@ def load_model(model: str, **options: Any) -> tuple[Runner, Path]:
 def run_eval(options: argparse.Namespace) -> int:
     how = {"engine": options.engine, "threads": options.threads}
     runner, path = load_model(options.model, activations=options.activations, **how)
-    name = options.data or runner.model.about.get("data")
-    if not name:
-        raise UserError(f"{path} does not say what data it was trained on: give --data")
+    name = options.data or _data_of(runner.model, path)
     data = load_dataset(name, options.data_dir)
     if data.test_images.shape[1:] != runner.model.input.shape:
         raise UserError(
@@ -63,16 +61,27 @@ def run_eval(options: argparse.Namespace) -> int:
     if runner.activations == "int8":
         result["accuracy_float32"] = exact
     if options.json:
-        print(json.dumps(result))
+        show(json.dumps(result))
     else:
-        print(
+        say(
             f"{percent(accuracy)} of {len(data.test_labels):,} test images of {name} "
-            f"({weights} weights, {runner.engine} engine, {runner.isa})"
+            f"({printable(weights, NAME)} weights, {runner.engine} engine, {runner.isa})"
         )
         if runner.activations == "int8":
             change = f"{100 * (accuracy - exact):+.2f} points"
-            print(f"with int8 activations; {percent(exact)} with float32: {change}")
+            say(f"with int8 activations; {percent(exact)} with float32: {change}")
     return 0
+
+
+def _data_of(model: PackedModel, path: Path) -> str:
+    """The data set that a model names; a path there would be a stranger's say in what is read here."""
+    name = model.about.get("data")
+    if not name:
+        raise UserError(f"{path} does not say what data it was trained on: give --data")
+    if name not in DATASETS:
+        known = ", ".join(DATASETS)
+        raise UserError(f"{path} was trained on {name!r}, which is none of {known}: give --data")
+    return name
 
 
 def run_predict(options: argparse.Namespace) -> int:
@@ -88,11 +97,12 @@ def run_predict(options: argparse.Namespace) -> int:
             {"image": path, "class": index, "label": label, "converted": notes, "scores": scores.tolist()}
         )
     if options.json:
-        print(json.dumps(answers))
+        show(json.dumps(answers))
     else:
         for answer in answers:
             converted = "; ".join(answer["converted"])
-            print(f"{answer['image']}: {answer['label']}" + (f"   ({converted})" if converted else ""))
+            label = printable(answer["label"], NAME)
+            say(f"{answer['image']}: {label}" + (f"   ({converted})" if converted else ""))
     return 0
 
 
@@ -101,16 +111,13 @@ def run_info(options: argparse.Namespace) -> int:
     contract, about = runner.model.input, dict(runner.model.about)
     summary = packed_summary(runner.model, path.stat().st_size)
     if options.json:
-        print(json.dumps({"input": asdict(contract), "about": about, **summary.as_dict()}))
+        show(json.dumps({"input": asdict(contract), "about": about, **summary.as_dict()}))
         return 0
-    print(f"{path}: takes {'x'.join(map(str, contract.shape))}", end="")
-    print(
-        f", uint8 pixels (mean {numbers(contract.mean)}, deviation {numbers(contract.std)})"
-        * bool(contract.mean)
-    )
+    pixels = f", uint8 pixels (mean {numbers(contract.mean)}, deviation {numbers(contract.std)})"
+    say(f"{path}: takes {'x'.join(map(str, contract.shape))}" + pixels * bool(contract.mean))
     if about:
-        print(", ".join(f"{key}: {value}" for key, value in sorted(about.items())))
-    print(f"\n{summary}")
+        say(", ".join(f"{printable(k, NAME)}: {printable(v, NAME)}" for k, v in sorted(about.items())))
+    show(f"\n{summary}")
     return 0
 
 
@@ -125,7 +132,7 @@ def run_export(options: argparse.Namespace) -> int:
     if out == source or out in source.parents:
         raise UserError(f"{options.out}: is, or holds, the model that is to be exported")
     notes = export(PackedModel.load(path), to, options.out, force=options.force, **of_target)
-    print(f"{options.out}: {TARGETS[to].text}")
+    say(f"{options.out}: {TARGETS[to].text}")
     for line in notes:
-        print(f"  {line}")
+        say(f"  {line}")
     return 0

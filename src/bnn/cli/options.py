@@ -10,6 +10,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 from bnn import __version__
 from bnn.cli.experiments import run_bench, run_study
 from bnn.cli.models import run_eval, run_export, run_info, run_predict
+from bnn.cli.text import line_of
 from bnn.cli.train import run_train
 from bnn.config import TrainConfig, recipes
 from bnn.data import DATASETS
@@ -31,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
             option = message.split()[2].partition("=")[0]
             close = difflib.get_close_matches(option, self._option_string_actions, n=1)
             message += f" (did you mean {close[0]}?)" if close else ""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, line_of(f"{self.prog}: {message}; see {self.prog} --help") + "\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         # Subparsers hand unknown options up to the main parser, which does not know what is near them.

@@ -7,14 +7,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bnn.cli.openmp import spin_briefly
-from bnn.cli.text import percent
+from bnn.cli.text import complain, line_of, percent, say, show
 from bnn.config import TrainConfig
 from bnn.errors import UserError, require
 from bnn.files import one_writer, write_atomically
@@ -58,17 +57,15 @@ def _run_each(options: argparse.Namespace, config: TrainConfig, out: Path, leads
                     progress=progress,
                 )
         except TrainingDiverged as error:
-            print(f"bnn train: {error}", file=sys.stderr)
+            complain(f"bnn train: {error}")
             return 1
         except KeyboardInterrupt:
-            print(
-                f"\nbnn train: interrupted; the same command with --resume goes on in {folder}",
-                file=sys.stderr,
-            )
+            complain("")  # below ^C
+            complain(f"bnn train: interrupted; the same command with --resume goes on in {folder}")
             return 130
         if leads:
             _print_result(asdict(results[seed]), f"{config.data} (seed {seed})")
-            print(f"in {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+            say(f"in {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     if options.seeds and leads:
         _print_spread({seed: asdict(result) for seed, result in results.items()}, out)
     return 0
@@ -85,13 +82,13 @@ def _progress() -> Iterator[Any]:
             self.out = out
 
         def epoch(self, row: Any) -> None:
-            self.out(_line(row))
+            self.out(line_of(_line(row)))
 
         def advice(self, line: str) -> None:
-            self.out(f"  {line}")
+            self.out(line_of(f"  {line}"))
 
     if not sys.stderr.isatty():
-        yield Lines(partial(print, flush=True))
+        yield Lines(say)
         return
     progress = require("rich.progress", "train")
     console = require("rich.console", "train").Console(stderr=True)
@@ -111,7 +108,7 @@ def _progress() -> Iterator[Any]:
                 bar.update(task, completed=done, total=steps)
 
         # Where both streams are one terminal, the line has to go above the bar.
-        yield Bar(console.out if sys.stdout.isatty() else print)
+        yield Bar(console.out if sys.stdout.isatty() else say)
 
 
 def _line(row: Any) -> str:
@@ -136,8 +133,9 @@ def _print_result(result: dict[str, Any], data: str) -> None:
             f"{result['packed_bytes']:,} ({ratio:.1f} times smaller)",
         ],
     ]
-    print(f"\ntest accuracy on {result['test_samples']:,} images of {data}, read once")
-    print(table(["network", "weights", "accuracy", "bytes"], rows))
+    say("")
+    say(f"test accuracy on {result['test_samples']:,} images of {data}, read once")
+    show(table(["network", "weights", "accuracy", "bytes"], rows))
 
 
 def _print_spread(results: dict[int, dict[str, Any]], out: Path) -> None:
@@ -151,5 +149,6 @@ def _print_spread(results: dict[int, dict[str, Any]], out: Path) -> None:
         spread = "" if deviation is None else f" ± {100 * deviation:.2f}"
         rows.append([name, f"{100 * values.mean():.2f}{spread} %"])
     write_atomically(out / "seeds.json", (json.dumps(summary, indent=2) + "\n").encode())
-    print(f"\ntest accuracy over {len(results)} seeds, mean ± standard deviation")
-    print(table(["network", "accuracy"], rows))
+    say("")
+    say(f"test accuracy over {len(results)} seeds, mean ± standard deviation")
+    show(table(["network", "accuracy"], rows))

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from bnn.errors import require
+from bnn.errors import LINE, printable, require
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import Conv2d, Linear, Node, PackedWeight, Shape
-from bnn.tables import numeric_columns, table
+from bnn.tables import CELL, numeric_columns, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -169,7 +169,7 @@ class Summary:
         if self.uncounted:
             names = ", ".join(name or "(model)" for name in self.uncounted)
             lines.append(f"not counted, as what they compute is not known: {names}")
-        return lines
+        return [printable(line, LINE) for line in lines]
 
     def __str__(self) -> str:
         return "\n".join([table(HEAD, self._rows(), self._total()), "", *self._sentences()])
@@ -189,7 +189,7 @@ class Summary:
             how = {"justify": "right", "no_wrap": True} if right else {"overflow": "fold"}
             grid.add_column(head, total, **how)
         for row in rows:
-            grid.add_row(*map(text, row))
+            grid.add_row(*(text(printable(cell, CELL)) for cell in row))
         return console.Group(grid, "", *map(text, self._sentences()))
 
 

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from bnn.errors import printable
 from bnn.training.diagnostics import SHARES, LayerState
 
 __all__ = ["METRICS", "Progress", "Row", "draw_curves", "layers_csv", "metrics_csv", "write_events"]
@@ -147,5 +148,5 @@ def draw_curves(
         grid[7].set_ylabel("share of the layer (%)")
         grid[7].grid(alpha=0.3)
         grid[2].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8)
-    figure.suptitle(title)
+    figure.suptitle(printable(title, 100), parse_math=False)  # it has the name of a folder
     figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
