@@ -501,7 +501,9 @@ def test_c_as_text() -> None:
     assert [names.of("weight", node) for node in ("a.b", "a/b", "ü", "")] == [
         "weight_a_b", "weight_a_b_2", "weight", "weight_2",
     ]  # fmt: skip
-    assert comment("a */ b\n\\") == "a * / b /"
+    assert comment("a */ b\n\\") == "a * / b/x0a/"
+    assert comment("???/ ??/*/\u202e*/") == "? ? ?/ ? ?/ * //u202e* /"
+    assert len(comment("/*" * 10**6)) < 3000
     assert string('?"±') == r'"\077\042\302\261"'
 
 

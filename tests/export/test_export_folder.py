@@ -1,6 +1,7 @@
 """The folder for a model hub: what is in it, what its README says, and that it loads as a model."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from support.helpers import model_of, one_of_each, random_pixels
 import bnn
 from bnn.cli import main
 from bnn.config import TrainConfig
+from bnn.errors import UserError
 from bnn.export import export
 from bnn.export.folder import make
 from bnn.packed.costs import packed_summary
@@ -165,10 +167,10 @@ def test_names_cannot_break_it(tmp_path: Path) -> None:
     node = ReLU(name="```\n# no heading", inputs=("input",))
     model = PackedModel(bnn.packed.nodes.InputContract((2,), labels=("a\n## b", "c")), (node,), about)
     front, text = written(model, tmp_path)
-    assert front["datasets"] == ['a"b: [c ---']
-    assert "\n## b" not in text
-    assert text.count("```") % 2 == 1  # the one in the title
-    assert len(re.findall(r"(?m)^#+ ", text)) >= 4
+    assert front["datasets"] == ['a"b: [c\\x0a---\\x0a']
+    assert "Classes, by index: a\\\\x0a\\#\\# b, c." in text
+    assert "\n````\nlayer" in text  # a fence longer than that in the node's name
+    assert re.findall(r"(?m)^#+ (\w+)", text) == ["x", "How", "Size", "Files"]
 
 
 # --- loading ----------------------------------------------------------------------------------------------
@@ -252,8 +254,15 @@ def test_another_model_is_refused(broken: Path) -> None:
         ("result.json", b'{"packed": NaN}', "packed is nan, no accuracy"),
         ("result.json", b'{"validation": 98.5}', "validation is 98.5, no accuracy"),
         ("result.json", b'{"test_samples": "all"}', "test_samples is 'all', no number"),
+        ("result.json", b"[" * 60_000, "result.json of the run: maximum recursion depth"),
+        ("result.json", b" " * 70_000, "result.json of the run: larger than 65,536 bytes"),
         ("config.toml", b"epochs =", "config.toml of the run: "),
-        ("config.toml", b"[train]\nepochs = 3", "train is no value that a recipe can have"),
+        ("config.toml", b"a = " + b"[" * 60_000, "config.toml of the run: maximum recursion depth"),
+        ("config.toml", b'"a\\u001b[31m" = 3', "config.toml of the run: unknown field 'a\\x1b[31m'"),
+        ("curves.png", b"<svg/>", "curves.png of the run: no PNG"),
+        ("metrics.csv", b"epoch\n\x1b[31m\n", "metrics.csv of the run: no text, or with characters"),
+        ("layers.csv", b"\xff", "layers.csv of the run: no text, or with characters"),
+        ("config.toml", b"[train]\nepochs = 3", "config.toml of the run: unknown field 'train'"),
     ],
 )
 def test_files_of_a_run_are_checked(
@@ -266,6 +275,56 @@ def test_files_of_a_run_are_checked(
     assert message in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["model.bnn", "config.toml", "result.json", "metrics.csv", "curves.png"])
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
+def test_only_regular_files_are_published(broken: Path, tmp_path: Path, name: str, kind: str) -> None:
+    """A link to a file of the user's own is not followed, a pipe not waited for: one line names it."""
+    secret = tmp_path / "secret"
+    secret.write_bytes((broken / "model.bnn").read_bytes() if name == "model.bnn" else b"private")
+    (broken / name).unlink(missing_ok=True)
+    if kind == "link":
+        (broken / name).symlink_to(secret)
+    elif kind == "folder":
+        (broken / name).mkdir()
+    elif hasattr(os, "mkfifo"):
+        os.mkfifo(broken / name)
+    else:
+        pytest.skip("no pipes with names here")
+    with pytest.raises(UserError, match=f"{name}: no regular file, and no other is published"):
+        make(one_of_each(), run=broken)
+
+
+def test_a_dangling_link_is_no_missing_file(broken: Path, tmp_path: Path) -> None:
+    """It is refused too; the run's folder itself may be reached by a link."""
+    (tmp_path / "by-link").symlink_to(broken, target_is_directory=True)
+    assert set(make(one_of_each(), run=tmp_path / "by-link").files) == {"model.bnn", "README.md"}
+    (broken / "metrics.csv").symlink_to(tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"metrics\.csv: no regular file"):
+        make(one_of_each(), run=tmp_path / "by-link")
+
+
+def test_a_file_may_not_be_large(broken: Path) -> None:
+    """A table of 10 GB is refused after its first 64 MB are read."""
+    with (broken / "metrics.csv").open("wb") as file:
+        file.truncate(10 * 2**30)  # a hole: it takes no room
+    with pytest.raises(UserError, match=r"metrics\.csv of the run: larger than 67,108,864 bytes"):
+        make(one_of_each(), run=broken)
+
+
+def test_what_is_published_is_written_anew(broken: Path) -> None:
+    """Recipe and result are those that were understood: a comment, a mark in a string do not go on."""
+    (broken / "config.toml").write_text('seed = 3  # \u202e\ndata = "none"\n', encoding="utf-8")
+    (broken / "result.json").write_text('{"packed": 0.00001, "x": "\u202e"}', encoding="utf-8")
+    node = ReLU(name="r", inputs=("input",))
+    model = PackedModel(bnn.packed.nodes.InputContract((1, 2, 2)), (node,), {"data": "none"})
+    model.save(broken / "model.bnn")
+    files = make(model, run=broken).files
+    assert files["config.toml"].decode() == TrainConfig(seed=3, data="none").to_toml()
+    assert files["result.json"].decode() == '{\n  "packed": 1e-05,\n  "x": "\\u202e"\n}\n'
+    front = yaml.safe_load(files["README.md"].decode().split("---\n")[1])
+    assert front["model-index"][0]["results"][0]["metrics"] == [{"type": "accuracy", "value": 1e-5}]
 
 
 def test_a_result_may_be_partial(broken: Path, tmp_path: Path) -> None:

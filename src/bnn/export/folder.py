@@ -2,15 +2,25 @@
 
 The README is a model card: front matter in YAML for programs, below it the same for people. It says only
 what the model and its run's files say; a licence they do not have, and that is left to who publishes it.
+
+The run may be a stranger's. Of its folder only known files are taken, no symbolic links among them, and what
+they say is text: in the card it is neither Markdown nor HTML nor YAML.
 """
 
 import json
+import os
+import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bnn.errors import UserError
+import numpy as np
+
+from bnn.config import TrainConfig
+from bnn.errors import UserError, printable
+from bnn.export.markdown import WORDS, fenced, words
 from bnn.export.target import Export
 from bnn.packed.costs import Summary, packed_summary
 from bnn.packed.model import MODEL_FILE, PackedModel
@@ -27,6 +37,11 @@ OF_RUN = {
 }
 """What is taken from a run's folder, if it is there. Checkpoint and events are for training further."""
 
+SMALL, LARGE = 2**16, 2**26
+"""Bytes of a file, at most: of recipe and result, and of tables and figures."""
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
 ACCURACIES = ("trained", "frozen", "packed", "validation")
 
 
@@ -39,19 +54,20 @@ def make(model: PackedModel, *, run: str | Path | None = None) -> Export:
             and a README.
 
     Raises:
-        UserError: the run's model is another one, or a file of the run is not what it should be.
+        UserError: the run's model is another one; a file of the run is not what it should be, or not a
+            regular one.
         OSError: a file of the run cannot be read.
     """
     files = {MODEL_FILE: model.to_bytes()}
     if run is not None:
         files |= _files_of_run(Path(run), files[MODEL_FILE])
-    config = _parsed(files, CONFIG, tomllib.loads)
+    config = _config(files, model)
     result = _parsed(files, RESULT, json.loads)
-    _check(config, result)
-    if config.get("data") != model.about.get("data") and isinstance(config.get("data"), str):
-        # No data set that others have but a folder, whose path is nobody else's business.
-        config["data"] = Path(config["data"]).name
-        files[CONFIG] = _recipe(config).encode()
+    _check(result)
+    if config:  # what is published was understood: both are written anew, a run's to the same bytes
+        files[CONFIG] = config.to_toml().encode()
+    if RESULT in files:
+        files[RESULT] = (json.dumps(result, indent=2) + "\n").encode()
     readme = "\n".join([*_front_matter(model, config, result), "", *_card(model, files, config, result)])
     files["README.md"] = readme.encode()
     total = sum(map(len, files.values()))
@@ -63,25 +79,65 @@ def make(model: PackedModel, *, run: str | Path | None = None) -> Export:
 
 
 def _files_of_run(run: Path, model: bytes) -> dict[str, bytes]:
-    if (run / MODEL_FILE).read_bytes() != model:
+    if _content(run / MODEL_FILE, len(model)) != model:
         raise UserError(f"{run}: its {MODEL_FILE} is another model")
-    return {name: (run / name).read_bytes() for name in OF_RUN if (run / name).is_file()}
+    files = {}
+    for name in OF_RUN:
+        if not os.path.lexists(run / name):
+            continue
+        limit = SMALL if name in (CONFIG, RESULT) else LARGE
+        files[name] = content = _content(run / name, limit)
+        if len(content) > limit:
+            raise UserError(f"{name} of the run: larger than {limit:,} bytes")
+        if name == CURVES and not content.startswith(PNG):
+            raise UserError(f"{name} of the run: no PNG")
+        if name.endswith(".csv") and not _is_table(content):
+            raise UserError(f"{name} of the run: no text, or with characters that a table does not have")
+    return files
 
 
-def _parsed(files: Mapping[str, bytes], name: str, parse: Any) -> dict[str, Any]:
+def _content(path: Path, limit: int) -> bytes:
+    """A regular file's first bytes, one more than the limit. What a link points to is not the run's."""
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path}: no regular file, and no other is published")
+    # Should it have become a link since, or a pipe, which would wait for a writer. Windows has neither flag.
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    with os.fdopen(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb") as file:
+        if not os.path.samestat(found, os.fstat(file.fileno())):
+            raise UserError(f"{path}: was replaced while it was read")
+        return file.read(limit + 1)
+
+
+def _is_table(content: bytes) -> bool:
+    try:
+        lines = content.decode().replace("\r\n", "\n").split("\n")
+    except UnicodeDecodeError:
+        return False
+    return all(printable(line) == line for line in lines)
+
+
+def _parsed(files: Mapping[str, bytes], name: str, parse: Callable[[str], Any]) -> dict[str, Any]:
     try:
         content = parse(files[name].decode()) if name in files else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{name} of the run: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{name} of the run: not an object")
     return content
 
 
-def _check(config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-    for name, value in config.items():
-        if not isinstance(value, str | bool | int | float):
-            raise UserError(f"{CONFIG} of the run: {name} is no value that a recipe can have")
+def _config(files: Mapping[str, bytes], model: PackedModel) -> TrainConfig | None:
+    if CONFIG not in files:
+        return None
+    config = TrainConfig.from_mapping(_parsed(files, CONFIG, tomllib.loads), f"{CONFIG} of the run")
+    if config.data == model.about.get("data"):
+        return config
+    # No data set that others have but a folder, whose path is nobody else's business.
+    return replace(config, data=Path(config.data).name)
+
+
+def _check(result: Mapping[str, Any]) -> None:
     for name in ACCURACIES:
         value = result.get(name)
         if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
@@ -91,33 +147,22 @@ def _check(config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
         raise UserError(f"{RESULT} of the run: test_samples is {samples!r:.40}, no number")
 
 
-def _recipe(config: Mapping[str, Any]) -> str:
-    """As `TrainConfig.to_toml` writes it: JSON's strings, numbers and booleans are TOML's too."""
-    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in config.items())
-
-
 # --- the card ---------------------------------------------------------------------------------------------
 
 
-def _text(value: object) -> str:
-    """On one line, and nothing in it that ends a string or a table's cell."""
-    line = " ".join(str(value).split())
-    return "".join(character for character in line if character.isprintable()).replace("|", "/")
-
-
-def _data(model: PackedModel, config: Mapping[str, Any]) -> str:
-    return _text(model.about.get("data") or config.get("data") or "")
+def _data(model: PackedModel, config: TrainConfig | None) -> str:
+    return model.about.get("data") or (config.data if config else "")
 
 
 def _architecture(model: PackedModel) -> str:
-    return _text(model.about.get("model") or "network")
+    return model.about.get("model") or "network"
 
 
-def _front_matter(model: PackedModel, config: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
-    """YAML; its strings are in JSON's notation, which is YAML as well."""
+def _front_matter(model: PackedModel, config: TrainConfig | None, result: Mapping[str, Any]) -> list[str]:
+    """YAML; its strings are in JSON's notation, which is YAML as well where all characters are printable."""
 
     def quoted(text: str) -> str:
-        return json.dumps(text, ensure_ascii=False)
+        return json.dumps(printable(text, WORDS), ensure_ascii=False)
 
     tested = result.get("packed") is not None
     data, is_image = _data(model, config), len(model.input.shape) == 3
@@ -146,22 +191,22 @@ def _front_matter(model: PackedModel, config: Mapping[str, Any], result: Mapping
             "      split: test",
             "    metrics:",
             "    - type: accuracy",
-            f"      value: {float(result['packed'])!r}",
+            f"      value: {np.format_float_positional(result['packed'], trim='0')}",
         ]
     return [*lines, "---"]
 
 
 def _card(
-    model: PackedModel, files: Mapping[str, bytes], config: Mapping[str, Any], result: Mapping[str, Any]
+    model: PackedModel, files: Mapping[str, bytes], config: TrainConfig | None, result: Mapping[str, Any]
 ) -> list[str]:
     summary = packed_summary(model, len(files[MODEL_FILE]))
-    data = _data(model, config)
+    data = words(_data(model, config))
     sections = [
-        [f"# {_architecture(model)}{f' on {data}' if data else ''}", *_what_it_is(model, summary)],
+        [f"# {words(_architecture(model))}{f' on {data}' if data else ''}", *_what_it_is(model, summary)],
         ["## How to run it", *_how_to_run(model, data)],
-        ["## Size", "```\n" + str(summary).replace("`", "'") + "\n```"],  # a node may be named anything
+        ["## Size", fenced(str(summary))],
         ["## Accuracy", *_accuracy(result, config, data)] if result else [],
-        ["## How it was trained", *_training(files, config)] if config else [],
+        ["## How it was trained", *_training(config, CURVES in files)] if config else [],
         ["## Files", *_list_of(files)],
     ]
     return ["\n\n".join(line for section in sections for line in section), ""]
@@ -177,7 +222,7 @@ def _what_it_is(model: PackedModel, summary: Summary) -> list[str]:
         kind = f"{summary.float_parameters:,} floats: no weight of it is packed to one bit"
     lines = [f"A neural network of {kind}. It takes {shape} inputs and gives {outputs} scores."]
     if contract.labels:
-        lines.append(f"Classes, by index: {', '.join(map(_text, contract.labels))}.")
+        lines.append(f"Classes, by index: {', '.join(map(words, contract.labels))}.")
     if contract.mean:
         lines.append("Raw pixels, uint8, are normalised inside; float32 is taken as normalised.")
     return lines
@@ -195,11 +240,11 @@ def _how_to_run(model: PackedModel, data: str) -> list[str]:
     ]
 
 
-def _accuracy(result: Mapping[str, Any], config: Mapping[str, Any], data: str) -> list[str]:
+def _accuracy(result: Mapping[str, Any], config: TrainConfig | None, data: str) -> list[str]:
     def percent(name: str) -> str:
         return f"{100 * float(result[name]):.2f} %"
 
-    seed = f", of one run, seed {config['seed']}" if "seed" in config else ""
+    seed = f", of one run, seed {config.seed}" if config else ""
     where = f"the {result.get('test_samples', 0):,} test images of {data or 'the data'}"
     rows = {
         "packed": ("this model", "frozen_weights"),
@@ -209,7 +254,7 @@ def _accuracy(result: Mapping[str, Any], config: Mapping[str, Any], data: str) -
     table = ["| network | weights | accuracy |", "| --- | --- | --- |"]
     for name, (text, weights) in rows.items():
         if result.get(name) is not None:
-            table.append(f"| {text} | {_text(result.get(weights, ''))} | {percent(name)} |")
+            table.append(f"| {text} | {words(result.get(weights, ''))} | {percent(name)} |")
     lines = [f"On {where}, read once, at the end{seed}:", "\n".join(table)]
     if result.get("recalibrated"):
         lines.append("Its batch norms have statistics taken anew; as it was trained, they were training's.")
@@ -218,12 +263,9 @@ def _accuracy(result: Mapping[str, Any], config: Mapping[str, Any], data: str) -
     return lines
 
 
-def _training(files: Mapping[str, bytes], config: Mapping[str, Any]) -> list[str]:
-    lines = [
-        "`bnn train config.toml` with these fields:",
-        f"```toml\n{files[CONFIG].decode().strip()}\n```",
-    ]
-    return [*lines, f"![Loss and accuracy by epoch]({CURVES})"] if CURVES in files else lines
+def _training(config: TrainConfig, curves: bool) -> list[str]:
+    lines = ["`bnn train config.toml` with these fields:", fenced(config.to_toml().strip(), "toml")]
+    return [*lines, f"![Loss and accuracy by epoch]({CURVES})"] if curves else lines
 
 
 def _list_of(files: Mapping[str, bytes]) -> list[str]:

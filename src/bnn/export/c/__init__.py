@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
+from bnn.errors import printable
 from bnn.export.c.device import Device, Used, device_program
 from bnn.export.c.memory import Memory, memory_of
 from bnn.export.c.model import Sources, config, sources
@@ -71,8 +72,9 @@ def _notes(device: Device, used: Used, memory: Memory, generated: Sources) -> tu
     if not used.floats:
         arithmetic = "no floating point: integers only"
     elif "f64" in used.dtypes:
-        doubles = sorted({op.node for op in device.program.ops if _is_double(device, op.output)})
-        arithmetic = f"floating point, in double precision where signs hang on it: {', '.join(doubles)}"
+        names = {op.node for op in device.program.ops if _is_double(device, op.output)}
+        doubles = ", ".join(printable(name, 100) for name in sorted(names))
+        arithmetic = f"floating point, in double precision where signs hang on it: {doubles}"
     else:
         arithmetic = "floating point, in single precision"
     return (

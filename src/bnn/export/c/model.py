@@ -12,10 +12,14 @@ from bnn.export.c.memory import Memory
 from bnn.export.c.scores import Scores
 from bnn.export.c.tables import Tables
 from bnn.export.c.text import array, comment, string
+from bnn.export.target import ExportError
 from bnn.packed.model import PackedModel
 from bnn.runtime.program import DTYPES, OPS
 
 __all__ = ["Sources", "config", "input_type", "score_type", "sources"]
+
+STRING = 4095
+"""Bytes of a string literal that every compiler of C takes."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,9 @@ def _score(device: Device) -> str:
 def _labels(labels: Sequence[str]) -> str:
     if not labels:
         return ""
+    longest = max(len(label.encode()) for label in labels)
+    if longest > STRING:
+        raise ExportError(f"a label has {longest:,} bytes; a string of C has room for {STRING:,}")
     names = "".join(f"    {string(label)},\n" for label in labels)
     return f"\nconst char *const model_labels[MODEL_OUTPUTS] = {{\n{names}}};\n"
 

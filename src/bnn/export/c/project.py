@@ -5,6 +5,7 @@ from math import prod
 
 from bnn.export.c.device import Device
 from bnn.export.c.model import input_type, score_type
+from bnn.export.markdown import fenced
 from bnn.packed.model import PackedModel
 
 __all__ = ["makefile", "readme"]
@@ -99,7 +100,7 @@ def readme(model: PackedModel, device: Device, notes: Sequence[str]) -> str:
     if any(op.op == "softmax" for op in device.program.ops):
         meaning += ": probabilities"
     return README.format(
-        notes="\n".join(f"- {note}" for note in notes),
+        notes=fenced("\n".join(notes)),  # they name nodes
         order=order,
         entries=entries,
         input=input_type(model),

@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn.errors import LINE, printable
+
 __all__ = ["Names", "array", "comment", "lines_of", "literal", "string"]
 
 WIDTH = 100
+NAME = 60  # characters of a node's name in an identifier
 TYPES = {
     "int8": "int8_t",
     "uint8": "uint8_t",
@@ -27,14 +30,17 @@ class Names:
 
     def __init__(self) -> None:
         self.taken: set[str] = set()
+        self.given: dict[str, int] = {}  # how many of a base: thousands of nodes may be named alike
 
     def of(self, what: str, node: str) -> str:
         """`what` must be an identifier; whatever of the node's name C does not allow becomes _."""
-        base = f"{what}_{re.sub(r'[^0-9A-Za-z]+', '_', node).strip('_')}".rstrip("_")
-        name, k = base, 1
+        short = re.sub(r"[^0-9A-Za-z]+", "_", node).strip("_")[:NAME]
+        name = base = f"{what}_{short}".rstrip("_")
+        k = self.given.get(base, 1)
         while name in self.taken:
             k += 1
             name = f"{base}_{k}"
+        self.given[base] = k
         self.taken.add(name)
         return name
 
@@ -75,20 +81,12 @@ def array(name: str, values: NDArray[Any], size: str = "") -> str:
 
 
 def comment(text: str) -> str:
-    """What may stand in a comment: printable ASCII on one line, that ends no comment."""
-    return (
-        text.encode("ascii", "backslashreplace")
-        .decode()
-        .translate(_SAFE)
-        .replace("*/", "* /")
-        .replace("/*", "/ *")
-    )
+    """What may stand in a comment: printable ASCII on one line that ends no comment and has no trigraph."""
+    line = printable(text, LINE).encode("ascii", "backslashreplace").decode().replace("\\", "/")
+    return re.sub(r"\?(?=\?)", "? ", line).replace("*/", "* /").replace("/*", "/ *")
 
 
 def string(text: str) -> str:
     """A string literal of UTF-8; other bytes than plain ASCII in octal, which ends after three digits."""
     plain = {*range(32, 127)} - {*b'"\\?'}
     return '"' + "".join(chr(b) if b in plain else f"\\{b:03o}" for b in text.encode()) + '"'
-
-
-_SAFE = dict.fromkeys((*range(32), 127), " ") | {ord("\\"): "/"}

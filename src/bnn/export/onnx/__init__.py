@@ -79,7 +79,7 @@ def _properties(model: PackedModel, graph: Graph) -> dict[str, str]:
         "std": list(contract.std),
         "packed": {name: list(shape) for name, shape in graph.packed.items()},
     }
-    texts = {name: json.dumps(value, sort_keys=True, ensure_ascii=False) for name, value in known.items()}
+    texts = {name: json.dumps(value, sort_keys=True) for name, value in known.items()}
     texts["layout"] = LAYOUT
     texts["encoding"] = ENCODING
     return {f"bnn.{name}": text for name, text in texts.items()}

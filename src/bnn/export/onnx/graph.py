@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bnn.errors import require
+from bnn.errors import printable, require
 from bnn.packed.nodes import PackedWeight, Shape
 
 __all__ = ["DOUBLE", "FLOAT", "OPSET", "PIXEL", "Graph", "Value"]
@@ -64,7 +64,8 @@ class Graph:
         self.shared: dict[str, str] = {}
 
     def free(self, name: str) -> str:
-        """The name, with underscores until nothing else has it; it is taken then."""
+        """The name, printable, with underscores until nothing else has it; it is taken then."""
+        name = printable(name)
         while name in self.names:
             name += "_"
         self.names.add(name)

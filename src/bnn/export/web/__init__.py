@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from bnn.errors import printable
 from bnn.export import c
 from bnn.export.target import Export, ExportError
 from bnn.export.web.document import assemble
@@ -65,7 +66,7 @@ def _about(model: PackedModel, builds: Builds) -> Mapping[str, Any]:
         "width": width,
         "box": min(height, width) if fills else round(min(height, width) * MNIST_BOX),
         "centred": "box" if fills else "mass",
-        "labels": list(model.input.labels) or [str(k) for k in range(outputs)],
+        "labels": [printable(label, 100) for label in model.input.labels or range(outputs)],
         "probabilities": isinstance(model.output, Softmax),
         "dark": model.input.mean[0] < 0.5,  # the ground that training images have
         "spans": builds.spans,
