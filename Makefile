@@ -57,9 +57,9 @@ docs: $(READY)
 bench: $(READY)
 	$(BIN)/bnn bench
 
-$(READY): pyproject.toml CMakeLists.txt $(wildcard cmake/* native/*)
+$(READY): pyproject.toml .ci/locks/dev.txt CMakeLists.txt $(wildcard cmake/* native/*)
 	@.ci/venv $(PYTHON)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .venv/constraints.txt --editable ".[dev]"
 	touch $@
 
 clean:

@@ -121,8 +121,8 @@ def test_every_system_has_its_own_packages(tmp_path: Path, system: str) -> None:
 def checkout(tmp_path: Path) -> Path:
     """As much of the repository as `make` reads before pip runs."""
     folder = tmp_path / "checkout"
-    (folder / ".ci").mkdir(parents=True)
-    for name in ("Makefile", ".ci/venv"):
+    (folder / ".ci" / "locks").mkdir(parents=True)
+    for name in ("Makefile", ".ci/venv", ".ci/locks/dev.txt"):
         shutil.copy2(ROOT / name, folder / name)
     for name in ("pyproject.toml", "CMakeLists.txt"):
         (folder / name).touch()
