@@ -15,13 +15,19 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <system_error>
+#include <thread>
 #include <vector>
 
 #include "job.h"
@@ -41,6 +47,11 @@ decltype(bnn_arena_bytes) bnn_export_arena_bytes;
 #define BNN_CYCLES_WORTH_A_THREAD 100e3
 #endif
 
+// A run that takes that many is watched for Ctrl-C: tens of milliseconds, against which a thread is nothing.
+#ifndef BNN_CYCLES_WORTH_A_WATCH
+#define BNN_CYCLES_WORTH_A_WATCH 100e6
+#endif
+
 namespace nb = nanobind;
 
 namespace
@@ -56,6 +67,8 @@ Bytes allocate(std::size_t n) { return Bytes(::operator new[](n ? n : 1, std::al
 
 // Batches are cut so that an arena stays below this, if a single sample does, and rows can be counted in an
 // int.
+constexpr std::chrono::milliseconds between_looks{50};
+
 constexpr std::size_t arena_target = 8 << 20, most_rows = 1 << 28;
 
 struct Arena {
@@ -102,6 +115,9 @@ public:
     // Prepared weights, constants, and an arena for `rows` samples.
     std::size_t bytes(int rows, int parts) const { return owned_ + arena_bytes(rows, parts); }
 
+    // Cycles of a sample, as what sharing it could be worth is estimated by.
+    double work() const { return work_; }
+
     std::string isa() const { return bnn_kernels_name(plan_.kernels); }
 
     // What a C export is told: bytes and offsets of values; bytes of all values and of the arena; and of each
@@ -138,11 +154,18 @@ public:
             throw std::invalid_argument("input or output is not of the plan's size");
         const char *from = static_cast<const char *>(x.data());
         char *to = reinterpret_cast<char *>(out.data());
+        volatile int stop = 0;
+        const auto all = [&](const volatile int *flag) {
+            for (std::size_t first = 0; first < rows && !stop; first += at_once_) {
+                const int here = static_cast<int>(std::min(at_once_, rows - first));
+                run_rows(from + first * in_size, to + first * out_size, here, threads, flag);
+            }
+        };
         nb::gil_scoped_release release;
-        for (std::size_t first = 0; first < rows; first += at_once_) {
-            const int here = static_cast<int>(std::min(at_once_, rows - first));
-            run_rows(from + first * in_size, to + first * out_size, here, threads);
-        }
+        if (work_ * static_cast<double>(rows) < BNN_CYCLES_WORTH_A_WATCH)
+            all(nullptr);
+        else
+            watched(all, stop);
     }
 
 private:
@@ -153,13 +176,66 @@ private:
         return bytes;
     }
 
-    void run_rows(const char *from, char *to, int rows, int threads)
+    // Does long work in a thread of its own, while this one looks now and then whether a signal has come:
+    // only Python's main thread may, and kernels cannot be left half way. Throws what the signal's handler
+    // raised.
+    template <class Work> static void watched(const Work &work, volatile int &stop)
+    {
+        std::mutex mutex;
+        std::condition_variable changed;
+        std::exception_ptr error;
+        bool done = false;
+        std::thread worker;
+        try {
+            worker = std::thread([&] {
+                try {
+                    work(&stop);
+                } catch (...) {
+                    error = std::current_exception();
+                }
+                const std::lock_guard<std::mutex> lock(mutex);
+                done = true;
+                changed.notify_one();
+            });
+        } catch (const std::system_error &) { // no more threads to be had
+            work(nullptr);
+            return;
+        }
+
+        struct Join { // also where this thread is ended, as Python ends daemons
+            std::thread &thread;
+            volatile int &stop;
+
+            ~Join()
+            {
+                stop = 1;
+                thread.join();
+            }
+        };
+
+        {
+            const Join join{worker, stop};
+            std::unique_lock<std::mutex> lock(mutex);
+            while (!changed.wait_for(lock, between_looks, [&] { return done; })) {
+                lock.unlock();
+                {
+                    nb::gil_scoped_acquire acquire;
+                    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+                }
+                lock.lock();
+            }
+        }
+        if (error) std::rethrow_exception(error);
+    }
+
+    void run_rows(const char *from, char *to, int rows, int threads, const volatile int *stop)
     {
         const int worth = static_cast<int>(std::min(work_ * rows / BNN_CYCLES_WORTH_A_THREAD, 1e6));
         Team team(std::min(threads, worth)); // may be smaller: another call may have the threads
         const int parts = team.size();
         std::unique_ptr<Arena> arena = take(arena_bytes(rows, parts));
-        const bnn_batch batch = bnn_batch_of(&plan_, from, to, rows, parts, arena->bytes.get());
+        bnn_batch batch = bnn_batch_of(&plan_, from, to, rows, parts, arena->bytes.get());
+        batch.stop = stop;
         team.run(plan_.n_nodes, [&](int step, int part) { bnn_run_part(&plan_, &batch, step, part); });
         give(std::move(arena));
     }
@@ -441,7 +517,8 @@ NB_MODULE(_native, m)
         .def("run", &Plan::run, nb::arg("x"), nb::arg("out"), nb::arg("threads"))
         .def("bytes", &Plan::bytes, nb::arg("rows"), nb::arg("parts"))
         .def("exported", &Plan::exported)
-        .def_prop_ro("isa", &Plan::isa);
+        .def_prop_ro("isa", &Plan::isa)
+        .def_prop_ro("work", &Plan::work);
     m.def("instruction_sets", &instruction_sets,
           "Names of the kernels that this processor can run, slowest first.");
     m.def("latent_signs", &latent_signs, nb::arg("x"), nb::arg("out"), nb::arg("threads"),

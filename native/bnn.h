@@ -201,6 +201,11 @@ typedef struct {
     int32_t rows, parts;
     void *arena;
     size_t scratch; /* bytes of the arena's end, for each part */
+#if BNN_STOPS
+    /* NULL, or a flag of another thread's: once it is not 0, what is left of the run is left out, and its
+       output is of no use. Looked at between small pieces of work. */
+    const volatile int *stop;
+#endif
 } bnn_batch;
 
 /* A run of the plan: rows and parts as the arena was made for. */

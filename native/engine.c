@@ -6,6 +6,7 @@ void bnn_run_part(const bnn_plan *plan, const bnn_batch *batch, int32_t step, in
 {
     const bnn_node *node = plan->nodes + step;
     bnn_job j;
+    if (bnn_stopped(batch)) return;
     j.plan = plan;
     j.batch = batch;
     j.node = node;
@@ -30,7 +31,14 @@ void bnn_run_part(const bnn_plan *plan, const bnn_batch *batch, int32_t step, in
 bnn_batch bnn_batch_of(const bnn_plan *plan, const void *input, void *output, int32_t rows, int32_t parts,
                        void *arena)
 {
-    const bnn_batch batch = {input, output, rows, parts, arena, bnn_scratch_bytes(plan, rows, parts)};
+    bnn_batch batch;
+    memset(&batch, 0, sizeof batch);
+    batch.input = input;
+    batch.output = output;
+    batch.rows = rows;
+    batch.parts = parts;
+    batch.arena = arena;
+    batch.scratch = bnn_scratch_bytes(plan, rows, parts);
     return batch;
 }
 

@@ -14,6 +14,9 @@
 /* Whether work is shared among parts, which several threads may run. */
 #define BNN_SHARES 0
 
+/* Whether a run can be stopped from outside: bnn_batch has a flag that is looked at. */
+#define BNN_STOPS 0
+
 /* Whether tables of integers may be made where their row lies: of all kernels the portable ones alone do. */
 #define BNN_IN_PLACE 1
 

@@ -50,6 +50,17 @@ static inline int bnn_is_product(bnn_op op) { return op >= BNN_PRODUCT_BITS && o
 
 static inline int bnn_is_windowed(bnn_op op) { return op >= BNN_PRODUCT_BITS && op <= BNN_AVG_POOL; }
 
+/* Whether what is left of the run is to be left out. */
+static inline int bnn_stopped(const bnn_batch *batch)
+{
+#if BNN_STOPS
+    return batch->stop && *batch->stop;
+#else
+    (void)batch;
+    return 0;
+#endif
+}
+
 /* Part `part` of `parts` of n things: [from, to). */
 static inline void bnn_share(int32_t n, int32_t part, int32_t parts, int32_t *from, int32_t *to)
 {

@@ -16,7 +16,7 @@ static void run_map(const bnn_job *j, int32_t row, int32_t rows)
     float *signs = (float *)(void *)(j->scratch + j->layout.row);
     bnn_sums sums = {j->in->dtype, NULL, 0, NULL, NULL};
     int32_t r;
-    for (r = row; r < row + rows; r++) {
+    for (r = row; r < row + rows && !bnn_stopped(j->batch); r++) {
         sums.at = j->x + (size_t)r * in;
         if (BNN_IS(j->in->dtype, BNN_BITS) && BNN_HAS(BNN_F32)) {
             bits_to_floats((const uint64_t *)sums.at, j->in->channels, signs);
@@ -207,7 +207,7 @@ static void run_add(const bnn_job *j, int32_t sample)
     const size_t n = (size_t)bnn_entries(j->out), at = (size_t)sample * j->out->bytes;
     int32_t i;
     memcpy(j->y + at, j->x + at, j->out->bytes);
-    for (i = 1; i < j->node->n_inputs; i++) {
+    for (i = 1; i < j->node->n_inputs && !bnn_stopped(j->batch); i++) {
         const char *x = bnn_address(j->plan, j->batch, j->node->inputs[i]) + at;
         if (BNN_IS(j->out->dtype, BNN_F32)) {
             j->plan->kernels->add((const float *)(const void *)x, n, (float *)(void *)(j->y + at));
@@ -250,7 +250,7 @@ static void run_samples(const bnn_job *j, int32_t from, int32_t to)
 {
     const bnn_node *node = j->node;
     int32_t s;
-    for (s = from; s < to; s++) {
+    for (s = from; s < to && !bnn_stopped(j->batch); s++) {
         const char *x = j->x + (size_t)s * j->in->bytes;
         char *y = j->y + (size_t)s * j->out->bytes;
         if (BNN_IS_OP(node->op, BNN_QUANTIZE))
@@ -279,7 +279,7 @@ static void run_places(const bnn_job *j, int32_t from, int32_t to)
         return;
     }
     if (BNN_IS_OP(j->node->op, BNN_FROM_PLANES) || BNN_IS_OP(j->node->op, BNN_TO_PLANES)) {
-        while (from < to) { /* image by image */
+        while (from < to && !bnn_stopped(j->batch)) { /* image by image */
             const int32_t sample = from / places, first = from % places,
                           count = bnn_least(places - first, to - from);
             const char *x = j->x + (size_t)sample * j->in->bytes;
@@ -292,7 +292,7 @@ static void run_places(const bnn_job *j, int32_t from, int32_t to)
         }
         return;
     }
-    for (; from < to; from++) {
+    for (; from < to && !bnn_stopped(j->batch); from++) {
         if (BNN_IS_OP(j->node->op, BNN_CONCAT))
             run_concat(j, from);
         else if (BNN_HAS_OP(BNN_MAX_POOL) || BNN_HAS_OP(BNN_AVG_POOL))

@@ -264,8 +264,9 @@ double bnn_node_work(const bnn_plan *plan, int32_t step)
     };
     const bnn_node *node = plan->nodes + step;
     const bnn_value *in = plan->values + node->inputs[0], *out = plan->values + node->output;
-    double work = bnn_entries(out);
-    if (bnn_is_windowed(node->op)) work *= (double)node->kernel[0] * node->kernel[1];
+    const double taps = bnn_is_windowed(node->op) ? (double)node->kernel[0] * node->kernel[1] : 1;
+    double work = bnn_entries(out) * taps / per_cycle[node->op];
     if (bnn_is_product(node->op)) work *= (double)in->channels / node->groups;
-    return work / per_cycle[node->op];
+    if (taps > 1) work += 10 * taps * bnn_places(out); /* each is found, however few channels it has */
+    return work;
 }

@@ -167,7 +167,7 @@ static void run_groups(const bnn_job *j, int32_t row, int32_t rows)
     const int32_t groups = j->node->groups, outputs = j->out->channels / groups;
     char *sums = j->scratch + j->layout.sums;
     group g = {NULL, 0, sums, rows, 0, outputs, j->first, bnn_least(j->count, outputs)};
-    for (; g.index < groups; g.index++) {
+    for (; g.index < groups && !bnn_stopped(j->batch); g.index++) {
         g.x = rows_of(j, row, rows, g.index, &g.stride);
         g.sums = sums + (size_t)(g.index * outputs) * entry_bytes(dtype);
         if (BNN_IS_OP(op, BNN_PRODUCT_BITS))
@@ -242,7 +242,7 @@ static void run_u8(const bnn_job *j, int32_t row, int32_t rows)
         memcpy(totals + (size_t)r * ld * entry, constants + (size_t)j->first * entry,
                (size_t)j->count * entry);
     }
-    for (s = 0; s < node->n_segments; s++) {
+    for (s = 0; s < node->n_segments && !bnn_stopped(j->batch); s++) {
         const bnn_segment *segment = node->segments + s;
         const int all = segment->outputs == j->out->channels; /* else this part has all outputs */
         const int32_t n = taps * segment->channels, count = all ? j->count : segment->outputs;
@@ -345,5 +345,6 @@ void bnn_run_product(bnn_job *j, int32_t part, int32_t parts)
         j->count = bnn_least(b * BNN_SPLIT, outputs) - j->first;
         if (a == b) return;
     }
-    for (; from < to; from += j->layout.at_once) run_rows(j, from, bnn_least(j->layout.at_once, to - from));
+    for (; from < to && !bnn_stopped(j->batch); from += j->layout.at_once)
+        run_rows(j, from, bnn_least(j->layout.at_once, to - from));
 }

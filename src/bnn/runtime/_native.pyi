@@ -15,6 +15,9 @@ class Plan:
         """How a C export lays it out; bnn.export.c.memory has names for it."""
     @property
     def isa(self) -> str: ...
+    @property
+    def work(self) -> float:
+        """About how many cycles of a fast core a sample takes."""
 
 def instruction_sets() -> list[str]: ...
 def latent_signs(x: NDArray[Any], out: NDArray[Any], threads: int) -> None: ...
