@@ -15,6 +15,8 @@ from bnn.cli import main
 from bnn.data import load_dataset
 from bnn.errors import UserError
 from bnn.files import check_no_writer, one_writer
+from bnn.packed.model import PackedModel
+from bnn.packed.nodes import AvgPool2d, Flatten, InputContract, MaxPool2d
 from bnn.runtime import load
 
 SMALL = ["--epochs", "6", "--width", "64", "--lr", "0.003"]
@@ -148,6 +150,32 @@ def test_predict_reads_image_files(run, tmp_path, capsys):
     np.testing.assert_allclose(plain["scores"], photo["scores"])
     assert main(["predict", str(run), paths[1]]) == 0
     assert "inverted: dark on light ground" in capsys.readouterr().out
+
+
+def test_what_a_model_may_ask_for(run, tmp_path, capsys):
+    """What asks for much is one line with both numbers; options lift that; info shows what is asked."""
+    nodes = [MaxPool2d(name="p", inputs=("input",), kernel=(900, 900), stride=(1, 1))]
+    nodes += [AvgPool2d(name="a", inputs=("p",), kernel=(1, 1), stride=(2**20, 2**20))]
+    nodes += [Flatten(name="f", inputs=("a",))]
+    long = tmp_path / "long.bnn"
+    PackedModel(InputContract((1, 3000, 3000), (0.5,), (0.5,)), tuple(nodes)).save(long)
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(picture)
+    assert "more than max_work allows: 3e+10" in _fails(capsys, "predict", str(long), str(picture))
+    assert "max_work allows: 1e+09" in _fails(capsys, "predict", str(long), str(picture), "--max-work", "1e9")
+    for value, allowed in (("30k", "30 KiB"), ("99", "99 bytes")):
+        message = _fails(capsys, "predict", str(run), str(picture), "--max-memory", value)
+        assert f"max_memory allows: {allowed}" in message
+    assert main(["info", str(long), "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert info["work"] > 3e10
+    assert info["memory"] > 3000 * 3000
+    assert main(["info", str(long), "--max-memory", "none"]) == 0
+    assert "a sample: at most " in capsys.readouterr().out
+    for option, value in (("--max-memory", "4X"), ("--max-work", "-1"), ("--max-memory", "nan")):
+        with pytest.raises(SystemExit):
+            main(["predict", str(run), str(picture), option, value])
+        assert f"argument {option}: invalid" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["train", "eval", "predict", "info"])

@@ -16,7 +16,7 @@ from support.paths import DOCS
 
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import MAX_ELEMENTS, NODES, Conv2d, InputContract, Linear, PackedWeight
-from bnn.packed.serialization import FORMAT
+from bnn.packed.serialization import FORMAT, MOST_HEADER, MOST_NODES
 
 TEXT = (DOCS / "file-format.md").read_text(encoding="utf-8")
 SIZES = {"U64": 8, "F64": 8, "F32": 4, "I32": 4, "BOOL": 1}
@@ -120,7 +120,9 @@ def test_version_and_limit() -> None:
     assert f"It describes **version {FORMAT}**" in TEXT
     assert f"| `format` | {FORMAT}, an integer |" in TEXT
     assert MAX_ELEMENTS == 2**28
-    assert "more than\n   2^28 entries" in TEXT
+    assert "more than 2^28 entries" in TEXT
+    assert f"nor than {MOST_HEADER:,}" in TEXT
+    assert f"no more than {MOST_NODES:,} nodes" in TEXT
 
 
 @pytest.mark.parametrize("model", [small, one_of_each, tiny])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bnn.bench import bench, instruction_sets, model_cases, select, standard_cases
-from bnn.cli.models import load_model
+from bnn.cli.models import limits, load_model
 from bnn.cli.openmp import spin_briefly
 from bnn.cli.text import complain, overwrite, say, show
 from bnn.errors import UserError, require
@@ -34,7 +34,7 @@ def run_bench(options: argparse.Namespace) -> int:
         require("matplotlib", "bench")
     if options.model:
         skipped: list[str] = []
-        cases = model_cases(load_model(options.model, engine="reference")[0].model, isa, options.threads)
+        cases = model_cases(load_model(options.model, **limits(options))[0].model, isa, options.threads)
     else:
         cases, skipped = standard_cases(isa, options.threads)
     cases = select(cases, options.only)

@@ -14,11 +14,13 @@ from bnn.errors import UserError, printable
 from bnn.export import TARGETS, export
 from bnn.files import check_no_writer
 from bnn.packed.costs import packed_summary
+from bnn.packed.demand import asks_of
+from bnn.packed.limits import readable
 from bnn.packed.model import PackedModel, model_file
 from bnn.runtime import Runner, load
 from bnn.runtime.images import read_image
 
-__all__ = ["load_model", "run_eval", "run_export", "run_info", "run_predict"]
+__all__ = ["limits", "load_model", "run_eval", "run_export", "run_info", "run_predict"]
 
 
 def load_model(model: str, **options: Any) -> tuple[Runner, Path]:
@@ -27,8 +29,13 @@ def load_model(model: str, **options: Any) -> tuple[Runner, Path]:
     return load(path, **options), path
 
 
+def limits(options: argparse.Namespace) -> dict[str, Any]:
+    """What of --max-memory and --max-work was given."""
+    return {name: value for name, value in vars(options).items() if name in ("max_memory", "max_work")}
+
+
 def run_eval(options: argparse.Namespace) -> int:
-    how = {"engine": options.engine, "threads": options.threads}
+    how = {"engine": options.engine, "threads": options.threads, **limits(options)}
     runner, path = load_model(options.model, activations=options.activations, **how)
     name = options.data or _data_of(runner.model, path)
     data = load_dataset(name, options.data_dir)
@@ -85,7 +92,7 @@ def _data_of(model: PackedModel, path: Path) -> str:
 
 
 def run_predict(options: argparse.Namespace) -> int:
-    runner, _ = load_model(options.model)
+    runner, _ = load_model(options.model, **limits(options))
     labels = runner.model.input.labels
     read = [read_image(path, runner.model.input) for path in options.images]
     outputs = runner(np.stack([pixels for pixels, _ in read]))
@@ -107,17 +114,19 @@ def run_predict(options: argparse.Namespace) -> int:
 
 
 def run_info(options: argparse.Namespace) -> int:
-    runner, path = load_model(options.model, engine="reference")  # nothing is run
-    contract, about = runner.model.input, dict(runner.model.about)
-    summary = packed_summary(runner.model, path.stat().st_size)
+    path = model_file(options.model)
+    model = PackedModel.load(path, **limits(options))
+    contract, about, asks = model.input, dict(model.about), asks_of(model)  # nothing is run
+    summary = packed_summary(model, path.stat().st_size if path.is_file() else None)
     if options.json:
-        show(json.dumps({"input": asdict(contract), "about": about, **summary.as_dict()}))
+        show(json.dumps({"input": asdict(contract), "about": about, **summary.as_dict(), **asdict(asks)}))
         return 0
     pixels = f", uint8 pixels (mean {numbers(contract.mean)}, deviation {numbers(contract.std)})"
     say(f"{path}: takes {'x'.join(map(str, contract.shape))}" + pixels * bool(contract.mean))
     if about:
         say(", ".join(f"{printable(k, NAME)}: {printable(v, NAME)}" for k, v in sorted(about.items())))
     show(f"\n{summary}")
+    say(f"a sample: at most {readable(asks.memory)} of memory, and about {asks.work:.2g} cycles of a core")
     return 0
 
 
@@ -131,7 +140,11 @@ def run_export(options: argparse.Namespace) -> int:
     source, out = path.resolve(), Path(options.out).resolve()
     if out == source or out in source.parents:
         raise UserError(f"{options.out}: is, or holds, the model that is to be exported")
-    notes = export(PackedModel.load(path), to, options.out, force=options.force, **of_target)
+    if "max_memory" in TARGETS[to].options:
+        of_target |= limits(options)
+    notes = export(
+        PackedModel.load(path, **limits(options)), to, options.out, force=options.force, **of_target
+    )
     say(f"{options.out}: {TARGETS[to].text}")
     for line in notes:
         say(f"  {line}")

@@ -15,6 +15,7 @@ from bnn.cli.train import run_train
 from bnn.config import TrainConfig, recipes
 from bnn.data import DATASETS
 from bnn.export import TARGETS
+from bnn.packed.limits import MAX_MEMORY, MAX_WORK
 from bnn.runtime import ACTIVATIONS, ENGINES
 from bnn.studies import NAMES as STUDIES
 
@@ -91,6 +92,7 @@ def _evaluate(commands: Any) -> None:
         help=f"one of {', '.join(ACTIVATIONS)}; with int8 the change of accuracy is shown",
     )
     _threads(parser)
+    _limits(parser)
     _json(parser)
 
 
@@ -100,6 +102,7 @@ def _predict(commands: Any) -> None:
     )
     _model(parser)
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files; converted as needed")
+    _limits(parser)
     _json(parser)
 
 
@@ -107,6 +110,7 @@ def _info(commands: Any) -> None:
     text = "layers, sizes and operations"
     parser = _command(commands, "info", run_info, text, "bnn info runs/mnist/model.bnn")
     _model(parser)
+    _max_memory(parser, "its arrays")
     _json(parser)
 
 
@@ -125,6 +129,7 @@ def _export(commands: Any) -> None:
         "--force", action="store_true", help="replace OUT; a folder only if it is an unchanged export"
     )
     parser.add_argument("--unpacked", action="store_true", help="onnx: plain weights of ±1 in float32")
+    _max_memory(parser)
 
 
 def _bench(commands: Any) -> None:
@@ -144,6 +149,7 @@ def _bench(commands: Any) -> None:
     parser.add_argument("--repeats", type=int, default=30, metavar="N", help="of each timing (default: 30)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured, for programs")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw a bar chart")
+    _limits(parser)
 
 
 def _study(commands: Any) -> None:
@@ -191,6 +197,46 @@ def _threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, metavar="N", help="at most that many (default: $BNN_NUM_THREADS, or all cores)"
     )
+
+
+def _limits(parser: argparse.ArgumentParser) -> None:
+    _max_memory(parser)
+    parser.add_argument(
+        "--max-work",
+        type=_work,
+        default=argparse.SUPPRESS,
+        metavar="CYCLES",
+        help=f"of a core, that a sample may take at most, or none (default: {MAX_WORK:.0e})",
+    )
+
+
+def _max_memory(parser: argparse.ArgumentParser, what: str = "the model") -> None:
+    parser.add_argument(
+        "--max-memory",
+        type=_size,
+        default=argparse.SUPPRESS,
+        metavar="SIZE",
+        help=f"that {what} may take at most, as 4G, or none (default: {MAX_MEMORY >> 30}G)",
+    )
+
+
+def _size(text: str) -> int | None:
+    """Bytes, from "500M" or "4G"; None from "none"."""
+    if text == "none":
+        return None
+    factor = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}.get(text[-1:].upper(), 1)
+    return _number(text[:-1] if factor > 1 else text, factor)
+
+
+def _work(text: str) -> int | None:
+    return None if text == "none" else _number(text)
+
+
+def _number(text: str, factor: int = 1) -> int:
+    value = float(text) * factor
+    if not 0 < value < 2**63:
+        raise ValueError
+    return int(value)
 
 
 def _json(parser: argparse.ArgumentParser) -> None:

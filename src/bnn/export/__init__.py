@@ -43,9 +43,9 @@ class Target:
 
 
 TARGETS: Mapping[str, Target] = {
-    "c": Target("C11 sources for microcontrollers, and anything else with a compiler", True),
+    "c": Target("C11 sources for microcontrollers, and anything else with a compiler", True, ("max_memory",)),
     "onnx": Target("an ONNX file, for ONNX Runtime and others", False, ("unpacked",)),
-    "web": Target("one HTML page that runs by itself", False),
+    "web": Target("one HTML page that runs by itself", False, ("max_memory",)),
     "folder": Target("a folder fit for a model hub", True, ("run",)),
 }
 """Where a model can go, by name."""
@@ -62,7 +62,8 @@ def export(
         out: the folder or file to write; must not exist.
         force: replace it if it does: a regular file; a folder only if it is an earlier export to the same
             target in which nothing was changed or added since.
-        options: of the target, by name: `unpacked` (onnx), `run`, a run's folder (folder).
+        options: of the target, by name: `unpacked` (onnx), `run`, a run's folder (folder),
+            `max_memory` (c, web).
 
     Returns:
         Lines that say what was written: sizes and the like.
@@ -77,7 +78,7 @@ def export(
         raise UserError(f"no target is named {to!r}: one of {', '.join(TARGETS)}")
     target, out = TARGETS[to], Path(out).resolve()
     for name in set(options) - set(target.options):
-        raise UserError(f"--to {to} takes no --{name}")
+        raise UserError(f"--to {to} takes no --{name.replace('_', '-')}")
     _check_free(out, to, force)  # before the work
     make: Callable[..., Export] = import_module(f"bnn.export.{to}").make
     result = make(model, **options)

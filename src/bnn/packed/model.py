@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bnn.packed import serialization
+from bnn.packed.limits import MAX_MEMORY
 from bnn.packed.nodes import INPUT, InputContract, Kind, Node, Shape, check_shape, ensure
 from bnn.packed.serialization import FormatError
 
@@ -84,18 +85,20 @@ class PackedModel:
         return serialization.to_bytes(self.input, self.nodes, self.about)
 
     @classmethod
-    def load(cls, path: str | Path) -> "PackedModel":
+    def load(cls, path: str | Path, max_memory: int | None = MAX_MEMORY) -> "PackedModel":
         """Reads a .bnn file, which may come from anywhere: everything is checked before use.
 
         Args:
             path: the file; or a folder with a `model.bnn`, such as a run's, or an exported one.
+            max_memory: bytes that its arrays may have; None: any number.
 
         Raises:
             FormatError: it is no sound .bnn file.
+            UserError: its arrays have more bytes.
             OSError: it cannot be read.
         """
         path = model_file(path)
-        contract, nodes, about = serialization.load(path)
+        contract, nodes, about = serialization.load(path, max_memory)
         try:
             return cls(contract, nodes, about)
         except ValueError as error:

@@ -10,8 +10,8 @@ which follow from the graph and are not stored:
     float   everything else
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from math import prod
 from typing import Any, ClassVar, Literal
 
@@ -29,6 +29,7 @@ __all__ = [
     "AvgPool2d",
     "Concat",
     "Conv2d",
+    "Costs",
     "Flatten",
     "Hardtanh",
     "InputContract",
@@ -38,6 +39,7 @@ __all__ = [
     "Node",
     "PReLU",
     "PackedWeight",
+    "Product",
     "ReLU",
     "Shape",
     "Sign",
@@ -57,6 +59,13 @@ INPUT = "input"
 # Entries of one value of one sample: indices fit 32 bits in every engine, and a hostile file cannot ask for
 # terabytes.
 MAX_ELEMENTS = 2**28
+MOST_AXES = 8  # of a weight
+
+AT_ONCE = 2**22
+"""Entries of windows that the reference gathers at a time."""
+
+CALL, PLACE = 500, 40  # cycles of any node, and of each of its places
+NODE = 2**13  # bytes of Python's objects for a node while it is lowered
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +81,8 @@ class PackedWeight:
     shape: Shape
 
     def __post_init__(self) -> None:
-        ensure(len(self.shape) >= 2 and all(size > 0 for size in self.shape), f"weight of shape {self.shape}")
+        sound = 2 <= len(self.shape) <= MOST_AXES and all(0 < size < 2**63 for size in self.shape)
+        ensure(sound, f"weight of shape {self.shape}")
         expected = (self.shape[0], bits.words_per_row(self.n))
         ensure(
             self.words.dtype == np.uint64 and self.words.shape == expected,
@@ -141,6 +151,25 @@ class InputContract:
 # --- nodes ------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Costs:
+    """What a node asks for beside its inputs and its output, at most; `bnn.packed.demand` adds it up.
+
+    Attributes:
+        cycles: of a fast core, for one sample.
+        kept: bytes that the engine keeps to run it: prepared weights, and the program's.
+        lowered: bytes of arrays while it is lowered.
+        scratch: bytes while one thread runs it.
+        reference: bytes of arrays while the reference runs it.
+    """
+
+    cycles: int
+    kept: int = 0
+    lowered: int = 0
+    scratch: int = 0
+    reference: int = 0
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Node:
     """One operation. Subclasses add its fields and say what it takes and gives."""
@@ -161,6 +190,32 @@ class Node:
         """The output's kind; raises ValueError if these inputs do not fit."""
         return "float"
 
+    def is_wide(self, *inputs: bool) -> bool:
+        """Whether the output may be float64; `inputs`: whether they may."""
+        return any(inputs)
+
+    def costs(
+        self, shape: Shape, inputs: Sequence[Shape], kinds: Sequence[Kind], contract: InputContract
+    ) -> Costs:
+        """What it asks for.
+
+        Args:
+            shape: of the output.
+            inputs, kinds: of the inputs.
+            contract: what the model takes.
+        """
+        return self._passes(shape, inputs, 2)
+
+    def _passes(self, shape: Shape, inputs: Sequence[Shape], cycles: int) -> Costs:
+        """A pass over all entries, so many cycles for each."""
+        entries = prod(shape) + sum(map(prod, inputs))
+        return Costs(
+            cycles=CALL + cycles * entries + PLACE * prod(shape[1:]),
+            kept=4 * sum(16 * array.size for array in self.arrays()) + NODE,
+            scratch=8 * shape[0],
+            reference=24 * entries,
+        )
+
     def arrays(self) -> Iterator[Array]:
         """Every array the node holds."""
         for f in fields(self):
@@ -176,7 +231,7 @@ class Node:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _Product(Node):
+class Product(Node):
     """What Linear and Conv2d share: y = scale * (weight · x) + shift, for each output channel.
 
     `scale` and `shift` come both or not at all. Their dtype is that of the result: float64 where only
@@ -195,6 +250,78 @@ class _Product(Node):
         if self.scale is not None and self.shift is not None:
             _check_floats(self, "scale", self.scale, (self.out_channels,), ("float32", "float64"))
             _check_floats(self, "shift", self.shift, (self.out_channels,), (str(self.scale.dtype),))
+
+    def is_wide(self, *inputs: bool) -> bool:
+        if self.scale is not None:
+            return bool(self.scale.dtype == np.float64)
+        return prod(self.weight.shape[1:]) > 2**24
+
+    def costs(
+        self, shape: Shape, inputs: Sequence[Shape], kinds: Sequence[Kind], contract: InputContract
+    ) -> Costs:
+        raw = kinds[0] == "input" and bool(contract.mean)
+        return self._product_costs(shape, inputs[0], kinds[0], len(set(contract.std)) if raw else 0)
+
+    def _product_costs(self, shape: Shape, x: Shape, kind: Kind, parts: int) -> Costs:
+        """`parts`: of raw pixels, how many deviations they have; 0 of anything else."""
+        (outputs, n), places, groups = (self.weight.shape[0], prod(self.weight.shape[1:])), prod(shape[1:]), 1
+        taps, padding = 1, (0, 0, 0, 0)
+        if isinstance(self, Conv2d):
+            groups, taps, padding = self.groups, prod(self.weight.shape[2:]), self.padding
+        of_group, weights, entries = outputs // groups, outputs * n, prod(x) + prod(shape)
+        # One weight or its bit: rows padded to words, taps to words, outputs to whole vectors.
+        words = outputs * max(bits.words_per_row(n), taps * bits.words_per_row(n // taps) * (kind != "float"))
+        if isinstance(self, Linear):  # perhaps of an image that was flattened, whose pixels are whole words
+            words += words // 2 + outputs
+        parts = min(parts, n) * groups if parts else 0
+        padded = groups * -(-of_group // 64) * 64
+        prepared = padded * (words // outputs + words // outputs // 8 + 2 * max(1, parts // groups)) * 8
+        classes = self._classes(shape) if parts or any(padding) else 1
+        border = 8 * classes * outputs
+        kept = 2 * (prepared + border) + 8 * words + NODE + 64 * outputs + 2000 * parts
+        if not self.is_packed:
+            kept += 8 * weights
+        elif groups == outputs > 1:
+            kept += 2 * weights
+        lowered = 10 * weights + 3 * 64 * words + classes * (8 * taps + 16 * outputs)
+        if isinstance(self, Conv2d):
+            lowered += 40 * (shape[1] * self.weight.shape[2] + shape[2] * self.weight.shape[3])
+        windows = 32 * min(places * groups * n, AT_ONCE + groups * n)
+        on_numbers = 16 * weights + windows + 8 * (prod(x) + self._padded(x)) + 40 * prod(shape)
+        if parts:
+            on_numbers += 24 * prod(x)
+            lowered += on_numbers + 128 * classes * outputs
+        # Bits of a few windows; or numbers of a few, one of them in float64, and their tables of sums.
+        in_row = 32 * words // outputs if kind == "sign" and self.is_packed else 40 * n
+        in_row += 72 * n if kind != "sign" and self.is_packed else 0
+        per_mac = self._cycles_of_a_mac(kind, parts)
+        return Costs(
+            cycles=CALL
+            + int(per_mac * weights * places)
+            + places * (groups * (100 + 12 * taps) + 2 * groups * n + 2 * outputs + 200 * parts + PLACE)
+            + 2 * entries,
+            kept=kept,
+            lowered=lowered,
+            scratch=in_row + 1024 * (outputs + 128) + 2**16 + 4 * prod(x),
+            reference=on_numbers + 8 * weights,
+        )
+
+    def _cycles_of_a_mac(self, kind: Kind, parts: int) -> float:
+        if not self.is_packed:
+            return 0.5 if self.is_wide() else 0.2
+        if kind == "sign":
+            return 1 / 96
+        if parts:
+            return 1 / 24
+        return 0.4 if self.is_wide() else 1 / 16
+
+    def _classes(self, shape: Shape) -> int:
+        """How many classes its places are of, by which part of the window lies in the padding."""
+        return 1
+
+    def _padded(self, x: Shape) -> int:
+        """Entries of the padded input."""
+        return prod(x)
 
     @property
     def out_channels(self) -> int:
@@ -217,7 +344,7 @@ class _Product(Node):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Linear(_Product):
+class Linear(Product):
     """Fully connected; weight (out, in)."""
 
     def check(self) -> None:
@@ -231,7 +358,7 @@ class Linear(_Product):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Conv2d(_Product):
+class Conv2d(Product):
     """2-D convolution (cross-correlation, as PyTorch's); weight (out, in / groups, kh, kw).
 
     Around the input lie `padding` rows and columns (top, bottom, left, right) of `pad_value`: 0, or ±1
@@ -256,9 +383,19 @@ class Conv2d(_Product):
         channels = self.weight.shape[1] * self.groups
         ensure(len(inputs[0]) == 3 and inputs[0][0] == channels, f"takes ({channels}, h, w), got {inputs[0]}")
         window = _window(inputs[0], self.weight.shape[2:], self.stride, self.padding, self.dilation)
-        patches = prod(window) * self.groups * prod(self.weight.shape[1:])
-        ensure(patches <= MAX_ELEMENTS, f"its windows hold {patches} values, more than {MAX_ELEMENTS}")
         return (self.out_channels, *window)
+
+    def _classes(self, shape: Shape) -> int:
+        classes = 1
+        for axis in range(2):
+            before, after = self.padding[2 * axis : 2 * axis + 2]
+            of_axis = -(-before // self.stride[axis]) + -(-after // self.stride[axis]) + 1
+            classes *= min(of_axis, shape[1 + axis])
+        return classes
+
+    def _padded(self, x: Shape) -> int:
+        top, bottom, left, right = self.padding
+        return x[0] * (x[1] + top + bottom) * (x[2] + left + right)
 
     def kind(self, *inputs: Kind) -> Kind:
         exact = self.pad_value in (-1, 0, 1) or not any(self.padding)
@@ -279,6 +416,9 @@ class Affine(Node):
     def shape(self, *inputs: Shape) -> Shape:
         _check_channels(self.scale.size, inputs[0])
         return inputs[0]
+
+    def is_wide(self, *inputs: bool) -> bool:
+        return any(inputs) or bool(self.scale.dtype == np.float64)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -360,6 +500,18 @@ class _Pool2d(Node):
         ensure(len(inputs[0]) == 3, f"takes (c, h, w), got {inputs[0]}")
         return (inputs[0][0], *_window(inputs[0], self.kernel, self.stride, self.padding, (1, 1)))
 
+    def costs(
+        self, shape: Shape, inputs: Sequence[Shape], kinds: Sequence[Kind], contract: InputContract
+    ) -> Costs:
+        passes, (top, bottom, left, right) = self._passes(shape, inputs, 2), self.padding
+        channels, height, width = inputs[0]
+        padded = channels * (height + top + bottom) * (width + left + right)
+        return replace(
+            passes,
+            cycles=passes.cycles + prod(shape[1:]) * prod(self.kernel) * (12 + channels),
+            reference=passes.reference + 24 * padded,
+        )
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MaxPool2d(_Pool2d):
@@ -432,6 +584,11 @@ class Softmax(Node):
     def shape(self, *inputs: Shape) -> Shape:
         ensure(len(inputs[0]) == 1, f"takes (classes,), got {inputs[0]}")
         return inputs[0]
+
+    def costs(
+        self, shape: Shape, inputs: Sequence[Shape], kinds: Sequence[Kind], contract: InputContract
+    ) -> Costs:
+        return self._passes(shape, inputs, 16)
 
 
 NODES: dict[str, type[Node]] = {

@@ -14,11 +14,14 @@ that every tensor is used exactly once; `PackedModel` then checks the graph.
 """
 
 import json
+import os
+import stat
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, BinaryIO, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import safetensors
@@ -27,6 +30,7 @@ from numpy.typing import NDArray
 
 from bnn.errors import UserError
 from bnn.files import write_atomically
+from bnn.packed.limits import MAX_MEMORY, check_memory
 from bnn.packed.nodes import NODES, InputContract, Node, PackedWeight
 
 __all__ = ["FORMAT", "FormatError", "load", "save", "to_bytes"]
@@ -34,6 +38,13 @@ __all__ = ["FORMAT", "FormatError", "load", "save", "to_bytes"]
 FORMAT = 1
 """Version of the format. A reader refuses any other."""
 
+MOST_HEADER = 2**24
+"""Bytes of a header; parsed, they take some twenty times as many."""
+
+MOST_NODES = 2**14
+PIECE = 2**24  # bytes that are read at a time, so that what only claims to be large takes little memory
+
+_hints = cache(get_type_hints)
 Tensors = dict[str, NDArray[Any]]
 Contents = tuple[InputContract, tuple[Node, ...], dict[str, str]]
 
@@ -67,20 +78,22 @@ def to_bytes(contract: InputContract, nodes: tuple[Node, ...], about: Mapping[st
     return safetensors.numpy.save(tensors, metadata={"bnn": text})
 
 
-def load(path: str | Path) -> Contents:
-    """Reads a .bnn file.
+def load(path: str | Path, max_memory: int | None = MAX_MEMORY) -> Contents:
+    """Reads a .bnn file, and of it no more than its header says: it may be a pipe, or have no end.
 
     Raises:
         FormatError: it is truncated, altered, of another version, or no .bnn file at all.
+        UserError: its arrays have more than `max_memory` bytes.
         OSError: it cannot be read.
     """
-    content = Path(path).read_bytes()
     try:
-        graph = _read_graph(content)
-        tensors = safetensors.numpy.load(content)
-        return _decode_graph(graph, tensors)
+        with Path(path).open("rb") as file:
+            graph, content = _read(file, path, max_memory)
+        return _decode_graph(graph, safetensors.numpy.load(content))
     except FormatError as error:
         raise FormatError.of(path, error) from error
+    except UserError:
+        raise  # too large, which the user may allow
     except (safetensors.SafetensorError, ValueError, KeyError, OverflowError, RecursionError) as error:
         raise FormatError.of(path, f"not a sound .bnn file ({error})") from error
 
@@ -88,15 +101,52 @@ def load(path: str | Path) -> Contents:
 # --- the container ----------------------------------------------------------------------------------------
 
 
-def _read_graph(content: bytes) -> dict[str, Any]:
-    if len(content) < 8:
-        raise FormatError(f"not a .bnn file: only {len(content)} bytes")
-    length = int.from_bytes(content[:8], "little")
-    if length > len(content) - 8:
+def _read(file: BinaryIO, path: str | Path, max_memory: int | None) -> tuple[dict[str, Any], bytes]:
+    """The graph, and all bytes of the file."""
+    first = file.read(8)
+    if len(first) < 8:
+        raise FormatError(f"not a .bnn file: only {len(first)} bytes")
+    length = int.from_bytes(first, "little")
+    if length > MOST_HEADER:
+        raise FormatError(f"no .bnn file: a header of {length} bytes, more than {MOST_HEADER}")
+    header = file.read(length)
+    if len(header) < length:
         raise FormatError(
-            f"truncated, or no .bnn file: a header of {length} bytes in a file of {len(content)}"
+            f"truncated, or no .bnn file: a header of {length} bytes in a file of {8 + len(header)}"
         )
-    header = _parse(content[8 : 8 + length].decode(), "header")
+    entries = _parse(header.decode(), "header")
+    graph = _graph_of(entries)
+    size = _data_bytes(entries)
+    content = bytearray(first + header)
+    end = len(content) + size
+    about = os.fstat(file.fileno())
+    if stat.S_ISREG(about.st_mode) and about.st_size != end:
+        raise FormatError(f"{about.st_size} bytes, where its header tells of {end}: truncated, or altered")
+    check_memory(str(path), "its arrays take", size, max_memory)
+    while len(content) < end:
+        piece = file.read(min(PIECE, end - len(content)))
+        if not piece:
+            raise FormatError(f"truncated: {len(content)} bytes of {end}")
+        content += piece
+    if file.read(1):
+        raise FormatError(f"more follows its {end} bytes")
+    return graph, bytes(content)
+
+
+def _data_bytes(header: dict[str, Any]) -> int:
+    """Where the last array ends. All else about offsets, the library checks."""
+    end = 0
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+        if not isinstance(offsets, list) or len(offsets) != 2 or type(offsets[1]) is not int:
+            raise FormatError(f"array {name!r:.60} does not say where it lies")
+        end = max(end, offsets[1])
+    return end
+
+
+def _graph_of(header: dict[str, Any]) -> dict[str, Any]:
     metadata = header.get("__metadata__")
     if not isinstance(metadata, dict) or set(metadata) != {"bnn"} or not isinstance(metadata["bnn"], str):
         raise FormatError("a safetensors file, but not a .bnn file: its metadata is not the one key 'bnn'")
@@ -156,6 +206,8 @@ def _decode_graph(graph: dict[str, Any], tensors: Tensors) -> Contents:
     contract = _decode_fields(InputContract, graph["input"], "input", unused)
     if not isinstance(graph["nodes"], list):
         raise FormatError("'nodes' is not a list")
+    if len(graph["nodes"]) > MOST_NODES:
+        raise FormatError(f"{len(graph['nodes'])} nodes, more than {MOST_NODES}")
     nodes = []
     for index, entry in enumerate(graph["nodes"]):
         if not isinstance(entry, dict) or not isinstance(entry.get("op"), str) or entry["op"] not in NODES:
@@ -170,7 +222,7 @@ def _decode_graph(graph: dict[str, Any], tensors: Tensors) -> Contents:
 def _decode_fields(cls: type[Any], entry: Any, where: str, tensors: Tensors) -> Any:
     if not isinstance(entry, dict):
         raise FormatError(f"{where} is not an object")
-    hints = get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     unknown = sorted(set(entry) - {f.name for f in fields(cls)})
     missing = [f.name for f in fields(cls) if f.name not in entry and f.default is MISSING]
     if unknown or missing:

@@ -238,8 +238,8 @@ class _Lowering:
             total = [self.add("add", total, self.values[total[0]])]
         if rest:
             wide = replace(self.values[rest[0]], dtype="f64")
-            cast = [self.cast(i, wide) for i in (*total, *rest)]
-            total = [self.add("add", cast, wide)]
+            cast = {i: self.cast(i, wide) for i in (*total, *rest)}  # one may stand here a thousand times
+            total = [self.add("add", [cast[i] for i in (*total, *rest)], wide)]
         return total[0]
 
     def concat(self, node: Concat) -> int:

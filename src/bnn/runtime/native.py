@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn.errors import UserError
+from bnn.packed.limits import check_memory
 from bnn.packed.model import PackedModel
 from bnn.runtime import _native
 from bnn.runtime.lowering import lower
@@ -29,9 +30,16 @@ class Engine:
     """
 
     def __init__(
-        self, model: PackedModel, activations: Activations = "float32", threads: int = 1, isa: str = ""
+        self,
+        model: PackedModel,
+        activations: Activations = "float32",
+        threads: int = 1,
+        isa: str = "",
+        max_memory: int | None = None,
     ) -> None:
         """
+        max_memory: bytes that a plan may take, for weights and one sample's arena.
+
         Raises:
             UserError: this processor has no kernels of that name.
         """
@@ -39,7 +47,7 @@ class Engine:
         if isa and isa not in known:
             raise UserError(f"kernels must be one of {', '.join(known)} on this processor, not {isa!r}")
         self.model, self.activations, self.threads = model, activations, threads
-        self.isa = isa or known[-1]
+        self.isa, self.max_memory = isa or known[-1], max_memory
         self._plans: dict[str, _native.Plan] = {}
         self._shape = model.shapes[model.output.name]
 
@@ -58,6 +66,7 @@ class Engine:
 
         Raises:
             ValueError: the dtype is neither uint8 nor float32.
+            UserError: it takes more than `max_memory`.
         """
         dtype = np.dtype(dtype)
         if dtype not in (np.uint8, np.float32):
@@ -65,7 +74,10 @@ class Engine:
         if dtype.char not in self._plans:
             # No lock, which a child of fork might find locked for ever: two threads at once make two of them.
             program = lower(self.model, "u8" if dtype == np.uint8 else "f32", self.activations)
-            self._plans.setdefault(dtype.char, plan_of(program, self.isa))
+            plan = plan_of(program, self.isa)
+            # What was allowed is a bound of this, but for gaps in the arena.
+            check_memory("this model", "running it takes", plan.bytes(1, self.threads), self.max_memory)
+            self._plans.setdefault(dtype.char, plan)
         return self._plans[dtype.char]
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import (
+    AT_ONCE,
     INPUT,
     Add,
     Affine,
@@ -65,12 +66,7 @@ def run(model: PackedModel, x: Array, activations: Activations = "float32") -> N
 
 def _batch_that_fits(model: PackedModel) -> int:
     """Samples at a time, so that no array has much more than 2^25 entries."""
-    largest = max(prod(shape) for shape in model.shapes.values())
-    for node in model.nodes:
-        if isinstance(node, Conv2d):
-            places = prod(model.shapes[node.name][1:])
-            largest = max(largest, places * node.groups * prod(node.weight.shape[1:]))
-    return max(1, 2**25 // largest)
+    return max(1, 2**25 // max(prod(shape) for shape in model.shapes.values()))
 
 
 def _run(model: PackedModel, x: Array, activations: Activations) -> Array:
@@ -207,23 +203,46 @@ def _scale_and_shift(node: Linear | Conv2d, y: Array) -> Array:
 def _product(node: Linear | Conv2d, x: Array, dtype: np.dtype[Any], raw: bool = False) -> Array:
     """weight · x, without scale and shift. `raw`: x are pixels, and the padding around them adds nothing."""
     weight = node.weight.signs() if isinstance(node.weight, PackedWeight) else node.weight
-    if isinstance(node, Conv2d):
-        patches = _patches(node, x, 0 if raw else node.pad_value)  # (batch, groups, places, n)
-        rows = weight.reshape(node.groups, -1, patches.shape[-1])  # (groups, out / groups, n)
-        y = patches.astype(dtype) @ rows.swapaxes(1, 2).astype(dtype)  # (batch, groups, places, out / groups)
-        height, width = node.shape(x.shape[1:])[1:]
-        return y.swapaxes(2, 3).reshape(len(x), node.out_channels, height, width)
-    return x.astype(dtype) @ weight.T.astype(dtype)
+    if not isinstance(node, Conv2d):
+        return x.astype(dtype) @ weight.T.astype(dtype)
+    windows = _windows(
+        x, weight.shape[2:], node.stride, node.padding, node.dilation, 0 if raw else node.pad_value
+    )
+    rows = weight.reshape(node.groups, node.out_channels // node.groups, -1)  # (groups, out / groups, n)
+    rows = rows.swapaxes(1, 2).astype(dtype)
+
+    def product(windows: Array) -> Array:
+        patches = _patches(windows, node.groups).astype(dtype)
+        y = (patches @ rows).swapaxes(2, 3)  # (batch, groups, out / groups, places)
+        return y.reshape(len(x), node.out_channels, *windows.shape[2:4])
+
+    return _by_tiles(windows, product)
 
 
-def _patches(node: Conv2d, x: Array, pad_value: float) -> Array:
+def _patches(windows: Array, groups: int) -> Array:
     """What the kernel sees at each place: (batch, groups, places, in / groups * kh * kw)."""
-    _, per_group, kh, kw = node.weight.shape
-    windows = _windows(x, (kh, kw), node.stride, node.padding, node.dilation, pad_value)
-    batch, _, height, width, _, _ = windows.shape
-    grouped = windows.reshape(batch, node.groups, per_group, height, width, kh, kw)
+    batch, channels, height, width, kh, kw = windows.shape
+    grouped = windows.reshape(batch, groups, channels // groups, height, width, kh, kw)
     return grouped.transpose(0, 1, 3, 4, 2, 5, 6).reshape(
-        batch, node.groups, height * width, per_group * kh * kw
+        batch, groups, height * width, channels // groups * kh * kw
+    )
+
+
+def _by_tiles(windows: Array, of: Callable[[Array], Array]) -> Array:
+    """`of` windows, for so many places at a time that little memory is taken, and Ctrl-C waits for little."""
+    batch, channels, height, width, kh, kw = windows.shape
+    places = max(1, AT_ONCE // (batch * channels * kh * kw))
+    columns, rows = min(width, places), max(1, places // width)
+    if rows >= height and columns == width:
+        return of(windows)
+    tops = range(0, height, rows)
+    lefts = range(0, width, columns)
+    return np.concatenate(
+        [
+            np.concatenate([of(windows[:, :, y : y + rows, x : x + columns]) for x in lefts], axis=3)
+            for y in tops
+        ],
+        axis=2,
     )
 
 
@@ -278,15 +297,17 @@ def _hardtanh(node: Hardtanh, x: Array) -> Array:
 
 
 def _max_pool(node: MaxPool2d, x: Array) -> Array:
-    return _windows(x, node.kernel, node.stride, node.padding, (1, 1), -np.inf).max(axis=(4, 5))
+    windows = _windows(x, node.kernel, node.stride, node.padding, (1, 1), -np.inf)
+    return _by_tiles(windows, lambda part: part.max(axis=(4, 5)))
 
 
 def _avg_pool(node: AvgPool2d, x: Array) -> Array:
-    sums = _windows(x, node.kernel, node.stride, node.padding, (1, 1), 0).sum(axis=(4, 5))
+    windows = _windows(x, node.kernel, node.stride, node.padding, (1, 1), 0)
+    sums = _by_tiles(windows, lambda part: part.sum(axis=(4, 5)))
     if node.count_padding:
         return sums / np.float32(node.kernel[0] * node.kernel[1])
     inside = _windows(np.ones_like(x[:1]), node.kernel, node.stride, node.padding, (1, 1), 0)
-    return sums / inside.sum(axis=(4, 5))
+    return sums / _by_tiles(inside, lambda part: part.sum(axis=(4, 5)))
 
 
 def _add(node: Add, *x: Array) -> Array:

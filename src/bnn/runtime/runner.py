@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn.errors import UserError
+from bnn.packed.demand import check_limits
+from bnn.packed.limits import MAX_MEMORY, MAX_WORK
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import Softmax
 from bnn.runtime import reference
@@ -33,6 +35,9 @@ def load(
     engine: str = "native",
     activations: Activations = "float32",
     threads: int | None = None,
+    *,
+    max_memory: int | None = MAX_MEMORY,
+    max_work: int | None = MAX_WORK,
 ) -> "Runner":
     """Reads a .bnn file and makes it callable.
 
@@ -43,13 +48,19 @@ def load(
             sample: two to four times as fast, and no longer exact. `bnn eval --activations int8` shows what
             it costs in accuracy.
         threads: at most that many; default: $BNN_NUM_THREADS, or the cores that are available.
+        max_memory: bytes that the model may ask for, to prepare it and to run a sample. A file of a few
+            kilobytes may come from a stranger and ask for terabytes. None: any number.
+        max_work: cycles of a core that a sample may ask for; the default is about ten seconds. None: any
+            number.
 
     Raises:
         FormatError: it is no sound .bnn file.
-        UserError: there is no such engine, or kind of activations, or number of threads.
+        UserError: there is no such engine, or kind of activations, or number of threads; or the model may ask
+            for more memory or work than is allowed: the message has both numbers.
         OSError: it cannot be read.
     """
-    return Runner(PackedModel.load(path), engine, activations, threads)
+    limits = {"max_memory": max_memory, "max_work": max_work}
+    return Runner(PackedModel.load(path, max_memory), engine, activations, threads, **limits)
 
 
 class Runner:
@@ -77,6 +88,9 @@ class Runner:
         engine: str = "native",
         activations: Activations = "float32",
         threads: int | None = None,
+        *,
+        max_memory: int | None = MAX_MEMORY,
+        max_work: int | None = MAX_WORK,
     ) -> None:
         if engine not in ENGINES:
             raise UserError(f"engine must be one of {', '.join(ENGINES)}, not {engine!r}")
@@ -100,11 +114,13 @@ class Runner:
                 )
             else:
                 try:
-                    native = Engine(model, activations, count, os.environ.get("BNN_ISA", ""))
+                    native = Engine(model, activations, count, os.environ.get("BNN_ISA", ""), max_memory)
                 except UserError as error:
                     raise UserError(f"BNN_ISA: {error}") from error
                 self.isa = native.isa
                 self._run = native
+        is_native = self.engine == "native"
+        check_limits(model, count if is_native else None, max_memory=max_memory, max_work=max_work)
 
     def __call__(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """The network's output, (batch, *output shape).

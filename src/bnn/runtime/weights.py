@@ -68,13 +68,16 @@ def segments(weight: Weight, groups: int, contract: InputContract) -> tuple[Segm
     """The groups of channels of raw pixels that have one deviation, in the reference's order."""
     std = np.repeat(np.array(contract.std), weight.channels * groups // len(contract.std))
     outputs, found = weight.node.out_channels // groups, []
+    whole = groups == 1 and len(np.unique(std)) == 1
+    of_taps = None if whole else weight.in_taps()
     for group in range(groups):
         of_group = std[group * weight.channels : (group + 1) * weight.channels]
         for value in np.unique(of_group):
             take = np.flatnonzero(of_group == value)
-            rows = weight.rows()
-            if groups > 1 or len(take) < weight.channels:
-                signs = weight.in_taps()[group * outputs : (group + 1) * outputs, :, take]
+            if of_taps is None:
+                rows = weight.rows()
+            else:
+                signs = of_taps[group * outputs : (group + 1) * outputs, :, take]
                 rows = bits.pack(signs.reshape(outputs, -1))
             at = (take + group * weight.channels).astype(np.int32)
             found.append(Segment(at, group * outputs, 255 * float(value), rows))

@@ -12,6 +12,8 @@ from bnn.export.c.project import makefile, readme
 from bnn.export.c.scores import LIMIT, sums_to_try
 from bnn.export.c.selftest import main_source
 from bnn.export.target import Export, ExportError
+from bnn.packed.demand import check_limits
+from bnn.packed.limits import MAX_MEMORY
 from bnn.packed.model import PackedModel
 from bnn.runtime.lowering import LoweringError
 
@@ -20,13 +22,17 @@ __all__ = ["make"]
 ALWAYS = ("bnn.h", "job.h", "kernels.h", "elementwise.h", "engine.c", "job.c", "products.c", "portable.c")
 
 
-def make(model: PackedModel) -> Export:
+def make(model: PackedModel, max_memory: int | None = MAX_MEMORY) -> Export:
     """The folder: model.c and model.h, bnn/ with the engine, main.c with a self-test, Makefile, README.md.
 
+    max_memory: bytes that the model may ask for, to prepare it and to run a sample; None: any number.
+
     Raises:
+        UserError: it may ask for more.
         ExportError: the engine cannot run a node of the model, or a float not hold its values; it is named.
             Or the compiled engine cannot be loaded.
     """
+    check_limits(model, max_memory=max_memory)
     try:
         device = device_program(model)
     except LoweringError as error:

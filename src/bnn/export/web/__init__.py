@@ -9,6 +9,7 @@ from bnn.export.target import Export, ExportError
 from bnn.export.web.document import assemble
 from bnn.export.web.wasm import Builds, compile_builds, find_tools
 from bnn.packed.costs import Summary, packed_summary
+from bnn.packed.limits import MAX_MEMORY
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import Softmax
 
@@ -18,16 +19,20 @@ MNIST_BOX = 20 / 28
 """The share of an image's side that MNIST's digits fill; their centre of mass is in the middle."""
 
 
-def make(model: PackedModel) -> Export:
+def make(model: PackedModel, max_memory: int | None = MAX_MEMORY) -> Export:
     """The page, in one file.
 
+    max_memory: bytes that the model may ask for, to prepare it and to run a sample; None: any number.
+
     Raises:
+        UserError: it may ask for more.
         ExportError: the model takes no images, or gives no scores of classes; the engine cannot run a node of
             it, which is named; or clang or wasm-ld is missing.
     """
     _check(model)
     tools = find_tools()
-    sources = {name: content for name, content in c.make(model).files.items() if name.endswith((".c", ".h"))}
+    files = c.make(model, max_memory).files
+    sources = {name: content for name, content in files.items() if name.endswith((".c", ".h"))}
     del sources["main.c"]  # the self-test
     builds = compile_builds(tools, sources)
     summary = packed_summary(model)
