@@ -306,6 +306,18 @@ def test_a_disagreement_is_an_error(
 OTHER = packed_weight(5, 30, seed=9)
 
 
+def test_layers_may_be_named_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is a formula to Matplotlib, or an escape sequence to a terminal, is a name in table and chart."""
+    fc = Linear(name="$\\frac{$\x1b[31m\nfc", inputs=("input",), weight=packed_weight(5, 30))
+    model_of((30,), fc).save(tmp_path / "m.bnn")
+    picture = tmp_path / "out.png"
+    assert main(["bench", str(tmp_path / "m.bnn"), "--repeats", "1", "--png", str(picture)]) == 0
+    out = capsys.readouterr().out
+    assert "layer $\\frac{$\\x1b[31m\\x0afc: Linear 5x30" in out
+    assert "\x1b" not in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 # --- the command ------------------------------------------------------------------------------------------
 
 

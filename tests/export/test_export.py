@@ -98,6 +98,8 @@ def test_a_folder_that_is_no_export_is_never_replaced(
         (lambda out: (out / "sub" / "b.bin").write_text("mine"), "sub/b.bin was changed since"),
         (lambda out: (out / MARKER).write_text('{"target": "c", "sha256": {}}'), "it is an export to c"),
         (lambda out: (out / MARKER).write_text("[]"), "it is no export"),
+        (lambda out: (out / MARKER).write_text("[" * 10**5), "it is no export"),
+        (lambda out: (out / "more").symlink_to("sub", target_is_directory=True), "more is not of the export"),
     ],
 )
 def test_an_export_that_was_changed_is_never_replaced(
@@ -115,6 +117,21 @@ def test_an_export_that_was_changed_is_never_replaced(
     with pytest.raises(FileExistsError, match=rf"out: not replaced: {problem}"):
         export(model, "made", out, force=True)
     assert contents(out) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+@pytest.mark.parametrize("name", [MARKER, "sub/b.bin"])
+def test_an_export_with_a_pipe_is_never_replaced(
+    model: PackedModel, made: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    """A folder from elsewhere whose files are pipes is refused; nobody waits for what they give."""
+    out = tmp_path / "out"
+    export(model, "made", out)
+    (out / name).unlink()
+    os.mkfifo(out / name)
+    with pytest.raises(FileExistsError, match="out: not replaced: "):
+        export(model, "made", out, force=True)
+    assert (out / name).is_fifo()
 
 
 def test_a_link_is_followed(model: PackedModel, made: dict[str, Any], tmp_path: Path) -> None:

@@ -489,6 +489,14 @@ def test_names_from_anywhere(tmp_path: Path) -> None:
     )
 
 
+def test_a_label_too_long_for_c_is_refused() -> None:
+    """A string of C has 4,095 bytes at most: one line, with both numbers."""
+    contract = InputContract((8,), mean=(0.5,), std=(0.5,), labels=("±" * 2048, "", ""))
+    model = PackedModel(contract, (linear("a", "input", 3, 8),))
+    with pytest.raises(ExportError, match=r"a label has 4,096 bytes; a string of C has room for 4,095"):
+        make(model)
+
+
 def test_c_as_text() -> None:
     """Literals are read back as they were; names are unique."""
     for value in (np.float32(0.1), np.float32(1e-45), np.float64(-1 / 3), np.float32(16777216)):

@@ -10,6 +10,7 @@ written before all of it is there, and then whole or not at all.
 
 import hashlib
 import json
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bnn.errors import UserError
-from bnn.export.target import Export, ExportError
+from bnn.export.target import Export, ExportError, content_of
 from bnn.files import replace_folder, write_atomically
 from bnn.packed.model import PackedModel
 
@@ -25,6 +26,7 @@ __all__ = ["MARKER", "TARGETS", "Export", "ExportError", "Target", "export"]
 
 MARKER = "bnn-export.json"
 """Stands in every exported folder, with its target and its files' hashes: `force` replaces no other."""
+LARGEST_MARKER = 2**20
 
 
 @dataclass(frozen=True)
@@ -113,18 +115,21 @@ def _check_free(out: Path, to: str, force: bool) -> None:
 def _changed(out: Path, to: str) -> str:
     """What in a folder is not as an export to this target left it; nothing if all is."""
     try:
-        marker = json.loads((out / MARKER).read_bytes())
+        marker = json.loads(content_of(out / MARKER, LARGEST_MARKER))
         target, hashes = marker["target"], dict(marker["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return f"it is no export, for it has no sound {MARKER}"
     if target != to:
         return f"it is an export to {target}"
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out).as_posix()
-        if name == MARKER or path.is_dir():
+        mode = path.lstat().st_mode
+        if name == MARKER or stat.S_ISDIR(mode):
             continue
-        if name not in hashes:
+        if name not in hashes or not stat.S_ISREG(mode):
             return f"{name} is not of the export: move it away, or delete the folder yourself"
-        if _hash(path.read_bytes()) != hashes[name]:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != hashes[name]:
             return f"{name} was changed since: move it away, or delete the folder yourself"
     return ""

@@ -9,7 +9,6 @@ they say is text: in the card it is neither Markdown nor HTML nor YAML.
 
 import json
 import os
-import stat
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -21,7 +20,7 @@ import numpy as np
 from bnn.config import TrainConfig
 from bnn.errors import UserError, printable
 from bnn.export.markdown import WORDS, fenced, words
-from bnn.export.target import Export
+from bnn.export.target import Export, content_of
 from bnn.packed.costs import Summary, packed_summary
 from bnn.packed.model import MODEL_FILE, PackedModel
 
@@ -79,14 +78,14 @@ def make(model: PackedModel, *, run: str | Path | None = None) -> Export:
 
 
 def _files_of_run(run: Path, model: bytes) -> dict[str, bytes]:
-    if _content(run / MODEL_FILE, len(model)) != model:
+    if content_of(run / MODEL_FILE, len(model)) != model:
         raise UserError(f"{run}: its {MODEL_FILE} is another model")
     files = {}
     for name in OF_RUN:
         if not os.path.lexists(run / name):
             continue
         limit = SMALL if name in (CONFIG, RESULT) else LARGE
-        files[name] = content = _content(run / name, limit)
+        files[name] = content = content_of(run / name, limit)
         if len(content) > limit:
             raise UserError(f"{name} of the run: larger than {limit:,} bytes")
         if name == CURVES and not content.startswith(PNG):
@@ -94,19 +93,6 @@ def _files_of_run(run: Path, model: bytes) -> dict[str, bytes]:
         if name.endswith(".csv") and not _is_table(content):
             raise UserError(f"{name} of the run: no text, or with characters that a table does not have")
     return files
-
-
-def _content(path: Path, limit: int) -> bytes:
-    """A regular file's first bytes, one more than the limit. What a link points to is not the run's."""
-    found = path.lstat()
-    if not stat.S_ISREG(found.st_mode):
-        raise UserError(f"{path}: no regular file, and no other is published")
-    # Should it have become a link since, or a pipe, which would wait for a writer. Windows has neither flag.
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    with os.fdopen(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb") as file:
-        if not os.path.samestat(found, os.fstat(file.fileno())):
-            raise UserError(f"{path}: was replaced while it was read")
-        return file.read(limit + 1)
 
 
 def _is_table(content: bytes) -> bool:
