@@ -140,7 +140,7 @@ def run_export(options: argparse.Namespace) -> int:
     source, out = path.resolve(), Path(options.out).resolve()
     if out == source or out in source.parents:
         raise UserError(f"{options.out}: is, or holds, the model that is to be exported")
-    if "max_memory" in TARGETS[to].options:
+    if to in TARGETS and "max_memory" in TARGETS[to].options:
         of_target |= limits(options)
     notes = export(
         PackedModel.load(path, **limits(options)), to, options.out, force=options.force, **of_target
