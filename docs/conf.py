@@ -84,11 +84,15 @@ def one_by_one(app: Sphinx, what: str, name: str, item: object, options: object,
             lines[i:end] = [line for n in shared[1].split(", ") for line in (f"    {n}{rest[0]}", *rest[1:])]
 
 
+INCLUDED = {"native/README.md": "engine", "SECURITY.md": "security"}
+
+
 def links_of_included_pages(app: Sphinx, doctree: nodes.document) -> None:
     """To another page that is included here too; plain text where there is none."""
     for link in list(doctree.findall(pending_xref)):
-        if link["reftarget"] == "native/README.md":
-            link["refdomain"], link["reftarget"], link["reftargetid"] = "doc", "engine", None
+        if link["reftarget"] in INCLUDED:
+            link["refdomain"], link["reftargetid"] = "doc", None
+            link["reftarget"] = INCLUDED[link["reftarget"]]
         elif link["reftarget"] == "bnn.h":
             link.replace_self(link.children)
 
