@@ -16,6 +16,7 @@ NUMPY_SIDE = [
     "errors",
     "files",
     "tables",
+    "pictures",
     "packed",
     "bits",
     "runtime",

@@ -10,6 +10,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,7 @@ __all__ = [
     "check_no_writer",
     "is_stream",
     "one_writer",
+    "read_whole",
     "replace_folder",
     "replacing",
     "sweep",
@@ -320,3 +322,32 @@ else:
 
     def _unlock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+# --- reading ----------------------------------------------------------------------------------------------
+
+
+def read_whole(path: str | Path, most: int) -> bytes:
+    """The content of a regular file of at most `most` bytes.
+
+    Raises OSError: it cannot be read, is larger, or is no regular file. A pipe would be waited for, a device
+    read without end.
+    """
+    _check_regular(path, Path(path).stat())
+    # Should it have become a pipe by now, opening it does not wait.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with open(os.open(path, flags), "rb") as file:  # noqa: PTH123
+        status = os.fstat(file.fileno())
+        _check_regular(path, status)
+        content = file.read(most + 1) if status.st_size <= most else b""
+    size = max(len(content), status.st_size)
+    if size > most:
+        raise OSError(errno.EFBIG, f"{size:,} bytes or more; at most {most:,} are read", str(path))
+    return content
+
+
+def _check_regular(path: str | Path, status: os.stat_result) -> None:
+    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+    if not stat.S_ISREG(status.st_mode):
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "device")
+        raise OSError(errno.EINVAL, f"a {kind}, not a file", str(path))

@@ -178,6 +178,33 @@ def test_what_a_model_may_ask_for(run, tmp_path, capsys):
         assert f"argument {option}: invalid" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("together", [1, 200, 1 << 24])
+def test_predict_goes_on_past_a_file_that_is_no_picture(run, tmp_path, capsys, monkeypatch, together):
+    """It is a line on standard error, the others are classified, however many at a time; the status is 2."""
+    monkeypatch.setattr("bnn.cli.models.MOST_TOGETHER", together)
+    names = [f"{k}.png" for k in range(9)]
+    for name, pixels in zip(names, load_dataset("digits").test_images, strict=False):
+        Image.fromarray(pixels[0]).save(tmp_path / name)
+    paths = [str(tmp_path / name) for name in names]
+    assert main(["predict", str(run), *paths]) == 0
+    sound = capsys.readouterr().out.splitlines()
+    (tmp_path / "1.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0")
+    (tmp_path / "3.png").unlink()
+    (tmp_path / "3.png").mkdir()
+    (tmp_path / "8.png").unlink()
+    assert main(["predict", str(run), *paths]) == 2
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [line for k, line in enumerate(sound) if k not in (1, 3, 8)]
+    assert [line.split(": ")[:2] for line in printed.err.splitlines()] == [
+        ["bnn predict", paths[k]] for k in (1, 3, 8)
+    ]
+    assert main(["predict", str(run), *paths, "--json"]) == 2
+    answers = json.loads(capsys.readouterr().out)
+    assert [answer["image"] for answer in answers] == [paths[k] for k in (0, 2, 4, 5, 6, 7)]
+    assert main(["predict", str(run), paths[1], "--json"]) == 2
+    assert capsys.readouterr().out == "[]\n"
+
+
 @pytest.mark.parametrize("command", ["train", "eval", "predict", "info"])
 def test_help_has_an_example(command, capsys):
     """--help of every subcommand ends with an example."""

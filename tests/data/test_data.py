@@ -1,10 +1,12 @@
 """Data sets: formats are read exactly, a damaged file is one clear line, downloads are all or nothing."""
 
+import errno
 import gzip
 import hashlib
 import io
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tarfile
@@ -840,17 +842,6 @@ def _transparent(root: Path) -> str:
     return f"{root / 'a' / '000.png'} is 6x4 mode RGBA; images must be grey"
 
 
-def _no_image(root: Path) -> str:
-    (root / "b" / "notes.txt").write_text("no image")
-    return f"{root / 'b' / 'notes.txt'}: not a readable image"
-
-
-def _truncated_image(root: Path) -> str:
-    path = root / "b" / "001.png"
-    path.write_bytes(path.read_bytes()[:50])
-    return f"{path}: not a readable image"
-
-
 def _empty_class(root: Path) -> str:
     (root / "empty").mkdir()
     (root / "empty" / ".hidden").touch()
@@ -873,8 +864,6 @@ def _folder_in_class(root: Path) -> str:
         _wrong_size,
         _wrong_mode,
         _transparent,
-        _no_image,
-        _truncated_image,
         _empty_class,
         _single_image,
         _folder_in_class,
@@ -887,6 +876,80 @@ def test_folder_with_a_fault_is_one_clear_line(spoil: Callable[[Path], str], tmp
     with pytest.raises(DataError) as error:
         load_dataset(str(tmp_path))
     one_line(error, expected)
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:50])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda path: path.write_text("no image"), "none of PNG"),
+        (_truncate, "truncated"),
+        (lambda path: (path.unlink(), path.symlink_to(path.name)), os.strerror(errno.ELOOP)),
+        (lambda path: (path.unlink(), path.symlink_to("nowhere")), os.strerror(errno.ENOENT)),
+        pytest.param(
+            lambda path: (path.unlink(), os.mkfifo(path)),
+            "a pipe, not a file",
+            marks=pytest.mark.skipif(os.name != "posix", reason="pipes"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("position", range(4))
+def test_folder_leaves_out_what_is_no_picture(
+    position: int, spoil: Callable[[Path], object], reason: str, tmp_path: Path
+) -> None:
+    """Whichever it is, it is named, and the others are split as if it were not there."""
+    write_classes(tmp_path, {"a": 4, "b": 6})
+    path = tmp_path / "a" / f"{position:03}.png"
+    spoil(path)
+    with pytest.warns(UserWarning, match=r"left out: .*a.00\d\.png.*" + re.escape(reason)) as caught:
+        data = load_dataset(str(tmp_path))
+    assert len(caught) == 1
+    assert str(path) in str(caught[0].message)
+    path.unlink()
+    expected = load_dataset(str(tmp_path))
+    np.testing.assert_array_equal(data.train_images, expected.train_images)
+    np.testing.assert_array_equal(data.test_images, expected.test_images)
+
+
+def test_folder_of_much_that_is_no_picture(tmp_path: Path) -> None:
+    """Ten files are named, the rest is counted; a class without pictures is an error."""
+    write_classes(tmp_path, {"a": 2, "b": 2})
+    for k in range(25):
+        (tmp_path / "b" / f"note{k}.txt").touch()
+    with pytest.warns(UserWarning, match="left out") as caught:
+        load_dataset(str(tmp_path))
+    assert len(caught) == 11
+    assert "15 more files that are no pictures" in str(caught[-1].message)
+    for path in (tmp_path / "b").glob("*.png"):
+        path.unlink()
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(DataError) as error:
+        load_dataset(str(tmp_path))
+    one_line(error, f"{tmp_path / 'b'}: a class with no images")
+
+
+def test_folder_on_a_disk_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What concerns all files is not taken for the fault of one."""
+    write_classes(tmp_path, {"a": 3})
+
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr("bnn.data.folder.open_picture", fail)
+    with pytest.raises(DataError) as error:
+        load_dataset(str(tmp_path))
+    one_line(error, tmp_path / "a" / "000.png", os.strerror(errno.EIO))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names there are any bytes")
+def test_folder_of_a_class_that_is_no_utf8(tmp_path: Path) -> None:
+    """A model could not store its name: that is said before training."""
+    write_classes(tmp_path, {"a": 2, os.fsdecode(b"\xff\xfe"): 2})
+    with pytest.raises(DataError) as error:
+        load_dataset(str(tmp_path))
+    one_line(error, tmp_path, r"class folder '\udcff\udcfe' is no UTF-8")
 
 
 @pytest.mark.parametrize("loose", [[], ["image.png", ".hidden/x.png"]])

@@ -2,13 +2,14 @@
 
 import argparse
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bnn.cli.text import NAME, listed, numbers, percent, say, show
+from bnn.cli.text import NAME, complain, listed, numbers, percent, reason, say, show
 from bnn.data import DATASETS, load_dataset
 from bnn.errors import UserError, printable
 from bnn.export import TARGETS, export
@@ -18,9 +19,11 @@ from bnn.packed.demand import asks_of
 from bnn.packed.limits import readable
 from bnn.packed.model import PackedModel, model_file
 from bnn.runtime import Runner, load
-from bnn.runtime.images import read_image
+from bnn.runtime.images import ImageError, check_takes_images, read_image
 
 __all__ = ["limits", "load_model", "run_eval", "run_export", "run_info", "run_predict"]
+
+MOST_TOGETHER = 1 << 24  # pixels that are classified at a time, so that many images do not fill the memory
 
 
 def load_model(model: str, **options: Any) -> tuple[Runner, Path]:
@@ -93,24 +96,32 @@ def _data_of(model: PackedModel, path: Path) -> str:
 
 def run_predict(options: argparse.Namespace) -> int:
     runner, _ = load_model(options.model, **limits(options))
+    check_takes_images(runner.model.input, options.model)
     labels = runner.model.input.labels
-    read = [read_image(path, runner.model.input) for path in options.images]
-    outputs = runner(np.stack([pixels for pixels, _ in read]))
+    unread = 0
     answers = []
-    for path, (_, notes), scores in zip(options.images, read, outputs, strict=True):
-        index = int(scores.argmax())
-        label = labels[index] if labels else str(index)
-        answers.append(
-            {"image": path, "class": index, "label": label, "converted": notes, "scores": scores.tolist()}
-        )
+    together = max(1, MOST_TOGETHER // math.prod(runner.model.input.shape))
+    for first in range(0, len(options.images), together):
+        read = []
+        for path in options.images[first : first + together]:
+            try:
+                read.append((path, *read_image(path, runner.model.input)))
+            except (ImageError, OSError) as error:  # the others can be classified all the same
+                complain(f"bnn predict: {reason(error)}")
+                unread += 1
+        outputs = runner(np.stack([pixels for _, pixels, _ in read])) if read else ()
+        for (path, _, notes), scores in zip(read, outputs, strict=True):
+            index = int(scores.argmax())
+            label = labels[index] if labels else str(index)
+            if options.json:
+                answer = {"image": path, "class": index, "label": label, "converted": notes}
+                answers.append(answer | {"scores": scores.tolist()})
+            else:
+                converted = f"   ({'; '.join(notes)})" if notes else ""
+                say(f"{path}: {printable(label, NAME)}{converted}")
     if options.json:
         show(json.dumps(answers))
-    else:
-        for answer in answers:
-            converted = "; ".join(answer["converted"])
-            label = printable(answer["label"], NAME)
-            say(f"{answer['image']}: {label}" + (f"   ({converted})" if converted else ""))
-    return 0
+    return 2 if unread else 0
 
 
 def run_info(options: argparse.Namespace) -> int:

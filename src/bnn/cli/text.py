@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from bnn.errors import LINE, printable
 
-__all__ = ["complain", "line_of", "listed", "numbers", "overwrite", "percent", "say", "show"]
+__all__ = ["complain", "line_of", "listed", "numbers", "overwrite", "percent", "reason", "say", "show"]
 
 NAME = 100
 """Characters of a name, at most, where several stand in a line."""
@@ -35,6 +35,14 @@ def overwrite(line: str) -> None:
 def line_of(text: str) -> str:
     """What `say` prints."""
     return printable(text, LINE)
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in one line, with the file that the operating system refused."""
+    if isinstance(error, OSError):
+        where = f"{printable(error.filename)}: " if error.filename else ""
+        return f"{where}{error.strerror or error}"
+    return " ".join(str(error).split())
 
 
 def percent(share: float) -> str:

@@ -1,19 +1,27 @@
 """The user's own images: a folder with a folder for each class."""
 
+import errno
 import hashlib
 import os
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bnn.data.dataset import DataError, Dataset, Images, Labels
 from bnn.errors import require
+from bnn.pictures import ImageError, open_picture
 
 TEST_SHARE = 6  # one image in six is a test image, where the folder has no test set of its own
 _LAYOUTS = "<class>/<image>, or train/<class>/<image> and test/<class>/<image>"
+# Refusals that are the file's own, where others (a disk that fails) concern all.
+_OF_THE_FILE = {errno.EINVAL, errno.ENOENT, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EFBIG}
 _NOT_IMAGES = {"thumbs.db", "desktop.ini"}  # what Windows leaves in folders; dot files are skipped as well
+
+
+MOST_WARNINGS = 10  # files that are named before the rest is only counted
 
 
 @dataclass(frozen=True)
@@ -44,34 +52,38 @@ def load_folder(root: Path) -> Dataset:
     All images must be grey or all RGB, 8 bits a channel, and of one size; pixels are taken as they are stored
     (no EXIF rotation, no scaling).
 
+    A file that is no picture (see `bnn.pictures.open_picture`) is left out, with a warning that names it.
+
     Raises DataError naming the folder or image that is at fault; MissingExtraError without Pillow.
     """
-    pillow = require("PIL.Image", "images")
-    if (root / "train").is_dir() and (root / "test").is_dir():
-        classes = _class_folders(root / "train")
+    require("PIL.Image", "images")
+    apart = (root / "train").is_dir() and (root / "test").is_dir()
+    classes = _class_folders(root / "train" if apart else root)
+    if apart:
         test_classes = _class_folders(root / "test")
         for name in sorted({*classes} ^ {*test_classes}):
             here, there = ("train", "test") if name in classes else ("test", "train")
             raise DataError(f"{root}: class {name!r} is in {here}/ but not in {there}/")
-        train = [example for k, name in enumerate(classes) for example in _examples(root / "train" / name, k)]
-        test = [example for k, name in enumerate(classes) for example in _examples(root / "test" / name, k)]
-    else:
-        classes = _class_folders(root)
-        train, test = [], []
-        for label, name in enumerate(classes):
-            examples = _examples(root / name, label)
-            if len(examples) < 2:
-                raise DataError(f"{root / name}: one image; a class needs two, one of them for the test set")
-            count = max(1, len(examples) // TEST_SHARE)
-            test += examples[:count]
-            train += examples[count:]
-    train.sort(key=_shuffle_key)
-    test.sort(key=_shuffle_key)
-    expected = _open(pillow, min(train, key=lambda example: example.path).path)[1]
-    if expected.mode not in ("L", "RGB"):
-        raise DataError(f"{expected.path} is {expected}; images must be grey (L) or RGB, 8 bits a channel")
-    train_images, train_labels = _read(pillow, train, expected)
-    test_images, test_labels = _read(pillow, test, expected)
+    folders = [root / "train", root / "test"] if apart else [root]
+    found = [[_examples(folder / name, k) for k, name in enumerate(classes)] for folder in folders]
+    images = _read([example for part in found for examples in part for example in examples])
+    train: list[_Example] = []
+    test: list[_Example] = []
+    for folder, part in zip(folders, found, strict=True):
+        for name, examples in zip(classes, part, strict=True):
+            readable = [example for example in examples if example in images]
+            if not readable:
+                raise DataError(f"{folder / name}: a class with no images")
+            if not apart and len(readable) < 2:
+                raise DataError(
+                    f"{folder / name}: one image; a class needs two, one of them for the test set"
+                )
+            share = len(readable) if folder.name == "test" else 0
+            count = share if apart else max(1, len(readable) // TEST_SHARE)
+            test += readable[:count]
+            train += readable[count:]
+    train_images, train_labels = _assemble(train, images)
+    test_images, test_labels = _assemble(test, images)
     return Dataset(
         name=root.resolve().name,
         train_images=train_images,
@@ -87,11 +99,16 @@ def _class_folders(root: Path) -> list[str]:
     names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not names:
         raise DataError(f"{root}: no class folders in it; expected {_LAYOUTS}")
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:  # a model could not store it
+            raise DataError(f"{root}: class folder {name!r} is no UTF-8") from error
     return names
 
 
 def _examples(folder: Path, label: int) -> list[_Example]:
-    """The images of a class, in shuffled order."""
+    """The files of a class, in shuffled order."""
     examples = []
     for path in folder.iterdir():
         if path.name.startswith(".") or path.name.lower() in _NOT_IMAGES:
@@ -99,8 +116,6 @@ def _examples(folder: Path, label: int) -> list[_Example]:
         if path.is_dir():
             raise DataError(f"{path}: a folder inside a class folder; expected {_LAYOUTS}")
         examples.append(_Example(path, label))
-    if not examples:
-        raise DataError(f"{folder}: a class with no images")
     return sorted(examples, key=_shuffle_key)
 
 
@@ -111,26 +126,44 @@ def _shuffle_key(example: _Example) -> bytes:
     return hashlib.sha256(os.fsencode(name)).digest()
 
 
-def _open(pillow: Any, path: Path) -> tuple[Images, _Format]:
-    """Pixels, (height, width) or (height, width, channels), and the format of one file."""
-    try:
-        with pillow.open(path) as image:
-            return np.asarray(image), _Format(path, image.mode, image.size)
-    except Exception as error:  # Pillow's decoders raise nearly anything for a damaged file
-        raise DataError(f"{path}: not a readable image: {str(error) or repr(error)}") from error
-
-
-def _read(pillow: Any, examples: list[_Example], expected: _Format) -> tuple[Images, Labels]:
-    """All images, (n, channels, height, width), and labels, (n,), in the order of `examples`."""
-    width, height = expected.size
-    channels = 3 if expected.mode == "RGB" else 1
-    images = np.empty((len(examples), channels, height, width), np.uint8)
+def _read(examples: Sequence[_Example]) -> dict[_Example, Images]:
+    """The pixels, (height, width) or (height, width, channels), of those that can be read."""
+    images: dict[_Example, Images] = {}
+    expected: _Format | None = None
+    unread = 0
     # read in the order of names, so that the first file which differs is the first one a user would look at
-    for position in sorted(range(len(examples)), key=lambda k: examples[k].path):
-        pixels, found = _open(pillow, examples[position].path)
+    for example in sorted(examples, key=lambda example: example.path):
+        try:
+            image = open_picture(example.path)
+        except (ImageError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in _OF_THE_FILE:
+                raise
+            unread += 1
+            if unread <= MOST_WARNINGS:
+                reason = f"{example.path}: {error.strerror}" if isinstance(error, OSError) else error
+                warnings.warn(f"left out: {reason}", stacklevel=4)
+            continue
+        found = _Format(example.path, image.mode, image.size)
+        if expected is None:
+            expected = found
+            if found.mode not in ("L", "RGB"):
+                raise DataError(f"{found.path} is {found}; images must be grey (L) or RGB, 8 bits a channel")
         if (found.mode, found.size) != (expected.mode, expected.size):
             raise DataError(
                 f"{found.path} is {found}, {expected.path} is {expected}: they must agree in size and mode"
             )
-        images[position] = pixels.reshape(height, width, channels).transpose(2, 0, 1)
-    return images, np.array([example.label for example in examples], np.int64)
+        images[example] = np.asarray(image)
+    if unread > MOST_WARNINGS:
+        warnings.warn(f"left out: {unread - MOST_WARNINGS:,} more files that are no pictures", stacklevel=4)
+    return images
+
+
+def _assemble(examples: Sequence[_Example], images: dict[_Example, Images]) -> tuple[Images, Labels]:
+    """Images, (n, channels, height, width), and labels, (n,), in shuffled order, taken out of `images`."""
+    examples = sorted(examples, key=_shuffle_key)
+    height, width, *rest = images[examples[0]].shape
+    channels = rest[0] if rest else 1
+    together = np.empty((len(examples), channels, height, width), np.uint8)
+    for k, example in enumerate(examples):  # one by one, so that the memory never holds all images twice
+        together[k] = images.pop(example).reshape(height, width, channels).transpose(2, 0, 1)
+    return together, np.array([example.label for example in examples], np.int64)

@@ -6,14 +6,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn.errors import UserError, require
+from bnn.errors import require
 from bnn.packed.nodes import InputContract
+from bnn.pictures import ImageError, open_picture, to_mode
 
-__all__ = ["ImageError", "read_image"]
+__all__ = ["ImageError", "check_takes_images", "read_image"]
 
 
-class ImageError(UserError):
-    """A file is no image that can be used. The message is one line that names it."""
+def check_takes_images(contract: InputContract, model: str | Path) -> None:
+    """Raises ImageError, which names the model, unless its samples are grey or RGB images."""
+    if len(contract.shape) != 3 or contract.shape[0] not in (1, 3) or not contract.mean:
+        raise ImageError(f"{model}: this model takes {contract.shape}, not images")
 
 
 def read_image(path: str | Path, contract: InputContract) -> tuple[NDArray[np.uint8], list[str]]:
@@ -27,18 +30,17 @@ def read_image(path: str | Path, contract: InputContract) -> tuple[NDArray[np.ui
         uint8 (channels, height, width), and the notes, such as "grey from RGB".
 
     Raises:
-        ImageError: the file is no image, or the model does not take images.
+        ImageError: the file is no image (see `bnn.pictures.open_picture`), or the model does not take images.
         MissingExtraError: Pillow is not installed.
-        OSError: the file cannot be opened.
+        OSError: the file cannot be opened, or is no regular file.
     """
-    if len(contract.shape) != 3 or contract.shape[0] not in (1, 3) or not contract.mean:
-        raise ImageError(f"{path}: this model takes {contract.shape}, not images")
+    check_takes_images(contract, path)
     channels, height, width = contract.shape
     image, notes = _open(path)
     mode = "L" if channels == 1 else "RGB"
     if image.mode != mode:
         notes.append(f"{'grey' if channels == 1 else 'RGB'} from {image.mode}")
-        image = image.convert(mode)
+        image = to_mode(path, image, mode)
     border = _border(np.asarray(image).reshape(image.height, image.width, channels))
     background = np.median(border, axis=0).astype(np.uint8)
     if image.size != (width, height):
@@ -53,26 +55,16 @@ def read_image(path: str | Path, contract: InputContract) -> tuple[NDArray[np.ui
 
 def _open(path: str | Path) -> tuple[Any, list[str]]:
     pillow = require("PIL.Image", "images")
-    ops = require("PIL.ImageOps", "images")
-    try:
-        with pillow.open(path) as file:
-            image = ops.exif_transpose(file)
-            image.load()
-    except (pillow.UnidentifiedImageError, pillow.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{path}: not an image that can be read") from error
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise ImageError(f"{path}: a damaged image ({error})") from error
+    image = open_picture(path, upright=True)
     notes = []
     if image.mode == "F" or (image.mode == "I" and not 0 <= np.min(image) <= np.max(image) < 2**16):
         raise ImageError(f"{path}: pixels of 32 bits; 8 or 16 are understood")
     if image.mode.startswith("I"):
         notes.append("8 bits from 16")
         image = pillow.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         notes.append("transparent parts on white")
-        image = image.convert("RGBA")
+        image = to_mode(path, image, "RGBA")
         image = pillow.alpha_composite(pillow.new("RGBA", image.size, "white"), image).convert("RGB")
     return image, notes
 
