@@ -458,8 +458,8 @@ def _without(blocked, *argv):
 
 
 def test_the_edge_side_needs_no_torch(run, tmp_path):
-    """eval, info and predict work where torch, pandas, rich, matplotlib and pooch are not installed."""
-    blocked = ["torch", "pandas", "rich", "matplotlib", "pooch", "tensorboard"]
+    """eval, info and predict work where torch, pandas, rich, matplotlib and certifi are not installed."""
+    blocked = ["torch", "pandas", "rich", "matplotlib", "certifi", "tensorboard"]
     Image.fromarray(load_dataset("digits").test_images[0, 0]).save(tmp_path / "digit.png")
     for argv in (
         ["eval", str(run), "--json"],
@@ -497,7 +497,7 @@ def test_import_is_light():
         "pandas",
         "matplotlib",
         "rich",
-        "pooch",
+        "certifi",
         "PIL",
         "tensorboard",
         "onnx",

@@ -13,14 +13,16 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
+from urllib.request import Request
 
 import numpy as np
 import pytest
 
-from bnn.data import DATASETS, DataError, Dataset, cifar, load_dataset, mnist, svhn
+from bnn.data import DATASETS, DataError, Dataset, cifar, download, load_dataset, mnist, svhn
 from bnn.data.download import RemoteFile
 from bnn.data.load import data_root
 from bnn.errors import MissingExtraError, require
@@ -250,17 +252,26 @@ def test_data_dir_is_argument_then_environment_then_cache(
     assert data_root().is_relative_to(tmp_path / "cache") or sys.platform == "win32"
 
 
-@pytest.mark.parametrize("xdg", [None, "", "set"])
-def test_cache_folder_is_that_of_pooch(
-    xdg: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("platform", "variables", "expected"),
+    [
+        ("linux", {}, ".cache/binaryconnect"),
+        ("linux", {"XDG_CACHE_HOME": ""}, ".cache/binaryconnect"),
+        ("linux", {"XDG_CACHE_HOME": "/xdg"}, "/xdg/binaryconnect"),
+        ("darwin", {}, "Library/Caches/binaryconnect"),
+        ("win32", {"LOCALAPPDATA": ""}, "AppData/Local/binaryconnect/binaryconnect/Cache"),
+        ("win32", {"LOCALAPPDATA": "/local"}, "/local/binaryconnect/binaryconnect/Cache"),
+    ],
+)
+def test_cache_folder_is_where_the_system_has_it(
+    platform: str, variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cache folder, found without pooch, is the one that pooch.os_cache gives."""
-    pooch = pytest.importorskip("pooch")
-    if xdg is None:
-        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    else:
-        monkeypatch.setenv("XDG_CACHE_HOME", xdg and str(tmp_path))
-    assert data_root() == pooch.os_cache("binaryconnect").expanduser()
+    """Relative to the user's home, unless a variable says otherwise."""
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert data_root() == Path.home() / expected
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "svhn"])
@@ -284,12 +295,12 @@ def test_a_file_that_cannot_be_opened_is_named(
     folder = small_mnist.write(tmp_path)
     refused = folder / "train-labels-idx1-ubyte.gz"
 
-    def refuse(path: Path) -> io.BytesIO:
+    def refuse(path: Path, most: int) -> bytes:
         if path == refused:
             raise PermissionError(13, "Permission denied", str(path))
-        return io.BytesIO(gzip.decompress(path.read_bytes()))
+        return path.read_bytes()
 
-    monkeypatch.setattr(gzip, "open", refuse)
+    monkeypatch.setattr(mnist, "read_whole", refuse)
     with pytest.raises(DataError) as error:
         load_dataset("mnist", tmp_path)
     one_line(error, refused, "Permission denied")
@@ -299,17 +310,16 @@ def test_importing_the_module_imports_nothing_heavy() -> None:
     """bnn.data needs numpy alone: torch and the packages of the extras load on use."""
     code = "import sys, bnn.data; print(*{name.partition('.')[0] for name in sys.modules})"
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert not {"torch", "sklearn", "scipy", "pooch", "requests", "PIL", "tqdm"} & set(output.split())
+    assert not {"torch", "sklearn", "scipy", "rich", "certifi", "PIL"} & set(output.split())
 
 
 def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Where a package is not installed, the error gives the command that installs it."""
-    for module in ("sklearn", "sklearn.datasets", "pooch", "PIL", "PIL.Image"):
+    for module in ("sklearn", "sklearn.datasets", "PIL", "PIL.Image"):
         monkeypatch.setitem(sys.modules, module, None)
     (tmp_path / "images" / "a").mkdir(parents=True)
     for name, package, extra in (
         ("digits", "sklearn", "train"),
-        ("mnist", "pooch", "train"),
         (str(tmp_path / "images"), "PIL", "images"),
     ):
         with pytest.raises(MissingExtraError) as error:
@@ -605,15 +615,17 @@ class _Hostile:
 def test_cifar_hostile_pickle_is_refused(
     function: Callable[..., object], protocol: int, tmp_path: Path, small_cifar: Cifar
 ) -> None:
-    """A pickle that asks for any function but numpy's array reconstruction is refused unrun."""
+    """A pickle that asks for any function but numpy's array reconstruction is refused unrun; one of a later
+    protocol than batches have is refused at once."""
     marker = tmp_path / "ran"
     contents = small_cifar.python()
-    hostile = {"data": _Hostile(function, str(marker)), "labels": [0]}
-    contents["data_batch_1"] = pickle.dumps(hostile, protocol=protocol)
+    contents["data_batch_1"] = pickle.dumps(_Hostile(function, str(marker)), protocol=protocol)
     write_folder(tmp_path / "cifar10" / "cifar-10-batches-py", contents)
     with pytest.raises(DataError) as error:
         load_dataset("cifar10", tmp_path)
-    one_line(error, "cifar-10-batches-py: data_batch_1", "refused", function.__name__)
+    one_line(
+        error, "cifar-10-batches-py: data_batch_1", "refused", "FRAME" if protocol == 4 else function.__name__
+    )
     assert not marker.exists()
 
 
@@ -1019,12 +1031,6 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-@pytest.fixture(autouse=True)
-def _downloads_need_pooch(request: pytest.FixtureRequest) -> None:
-    if "server" in request.fixturenames:
-        pytest.importorskip("pooch")
-
-
 def test_download_mnist_once(
     server: Server,
     tmp_path: Path,
@@ -1073,7 +1079,6 @@ def test_download_draws_a_progress_bar_on_a_terminal(
     server: Server, tmp_path: Path, small_mnist: Mnist, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where standard error is a terminal, the download shows its progress there."""
-    pytest.importorskip("tqdm")
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -1139,14 +1144,56 @@ def test_download_http_error_is_named(
 
 def test_download_without_a_server_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No connection is one line with URL and reason."""
-    pytest.importorskip("pooch")
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as closed:
         url = f"http://127.0.0.1:{closed.server_port}/train_32x32.mat"
-    monkeypatch.setattr(svhn, "FILES", (RemoteFile("train_32x32.mat", url, None),) * 2)
+    monkeypatch.setattr(svhn, "FILES", (RemoteFile("train_32x32.mat", url, None, 100),) * 2)
     with pytest.raises(DataError) as error:
         load_dataset("svhn", tmp_path)
     one_line(error, url, "refused")
     assert files_below(tmp_path) == []
+
+
+def test_download_of_too_much_is_refused(
+    server: Server, tmp_path: Path, small_mnist: Mnist, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it has come, where the server says how much it is; both numbers are said."""
+    server.offer_mnist(monkeypatch, small_mnist)
+    monkeypatch.setattr(mnist, "FILES", tuple(replace(file, most=1000) for file in mnist.FILES))
+    with pytest.raises(DataError) as error:
+        load_dataset("mnist", tmp_path)
+    one_line(
+        error, server.url, f"{len(server.files['/train-images-idx3-ubyte.gz']):,} bytes; it may have 1,000"
+    )
+    assert files_below(tmp_path) == []
+
+
+def test_download_that_is_slow_is_given_up(
+    server: Server, tmp_path: Path, small_mnist: Mnist, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However it keeps the connection alive, a server has to send so much in so many seconds."""
+    server.offer_mnist(monkeypatch, small_mnist)
+    monkeypatch.setattr(download, "PATIENCE", 0.0)
+    with pytest.raises(DataError) as error:
+        load_dataset("mnist", tmp_path)
+    one_line(error, server.url)
+    assert files_below(tmp_path) == []
+
+
+def test_download_does_not_follow_to_a_less_secure_place() -> None:
+    """From https to http, or to a file."""
+    redirects = download._Redirects()
+    for start, to in (
+        ("https://a/b", "http://a/b"),
+        ("http://a/b", "file:///b"),
+        ("https://a/b", "ftp://a/b"),
+    ):
+        with pytest.raises(ConnectionError, match=f"it leads to {to}"):
+            redirects.redirect_request(Request(start), io.BytesIO(), 301, "Moved", HTTPMessage(), to)
+    found = redirects.redirect_request(
+        Request("http://a/b"), io.BytesIO(), 301, "", HTTPMessage(), "https://a/c"
+    )
+    assert found is not None
+    assert found.full_url == "https://a/c"
 
 
 @pytest.mark.parametrize("code", [13, 28])  # no permission, no space

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import pickletools
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -13,10 +14,11 @@ import numpy as np
 
 from bnn.data.dataset import DataError, Dataset, Images, Labels, check_labels
 from bnn.data.download import RemoteFile, check_digest, downloaded
-from bnn.files import replace_folder
+from bnn.files import read_whole, replace_folder
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RECORDS = 10_000  # images in each file
+_MOST_ARCHIVED = 1 << 28  # bytes of an archive; the official ones have 170 MB
 _PIXELS = 3 * 32 * 32  # bytes of an image: the red, the green and the blue plane, each row by row
 
 
@@ -81,6 +83,7 @@ def parse_binary(content: bytes, where: str) -> tuple[Images, Labels]:
 def parse_pickle(content: bytes, where: str) -> tuple[Images, Labels]:
     """A file of the Python version: a pickled dict with `data`, (RECORDS, 3072), and a list `labels`."""
     try:
+        _check_opcodes(content)
         # Python 2 wrote these files: its strings are read as bytes
         batch = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
         pixels, labels = batch[b"data"].array(), batch[b"labels"]
@@ -91,6 +94,51 @@ def parse_pickle(content: bytes, where: str) -> tuple[Images, Labels]:
         return pixels, np.array(labels, np.int64)
     except Exception as error:  # a damaged pickle raises nearly anything
         raise DataError(f"{where}: not a batch of CIFAR-10: {str(error) or repr(error)}") from error
+
+
+# What Python 2 writes a batch with. Text, numbers of any length and other protocols are not among it.
+_STRINGS = frozenset(["SHORT_BINSTRING", "BINSTRING"])
+_TUPLES = frozenset(["EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"])
+_OTHERS = """PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 BINFLOAT EMPTY_DICT EMPTY_LIST
+    APPEND APPENDS SETITEM SETITEMS GLOBAL REDUCE BUILD BINPUT LONG_BINPUT BINGET LONG_BINGET"""
+_OPCODES = _STRINGS | _TUPLES | frozenset(_OTHERS.split())
+_MOST_TUPLES = 32  # a batch has six; nested ones cost by their depth
+
+
+def _check_opcodes(content: bytes) -> None:
+    """Raise DataError for a pickle that might take more memory or time than a batch does.
+
+    A pickle of 9 bytes can ask for a memo of gigabytes, one of a hundred for tuples within tuples whose hash
+    takes for ever. Here nothing is made of the content yet.
+    """
+    most = 16 * RECORDS + 1000  # a label and the name of a file take four each
+    last = ""
+    shared = set()  # places of the memo that hold something without parts
+    tuples = 0
+    argument: Any
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        if opcode.name not in _OPCODES:
+            raise DataError(f"the pickle uses {opcode.name}, which no batch needs: refused")
+        if opcode.name == "GLOBAL" and tuple(argument.split(" ", 1)) not in _ALLOWED:
+            raise DataError(
+                f"the pickle asks for {'.'.join(argument.split())}, which no batch needs: refused"
+            )
+        tuples += opcode.name in _TUPLES
+        if count > most or tuples > _MOST_TUPLES:
+            raise DataError("the pickle has more parts than a batch: refused")
+        if opcode.name in ("BINPUT", "LONG_BINPUT"):
+            if argument > most:
+                raise DataError(f"the pickle asks for a memo of {argument:,} places: refused")
+            if last in _STRINGS or last in ("GLOBAL", "REDUCE"):
+                shared.add(argument)
+            else:
+                shared.discard(argument)
+        elif opcode.name in ("BINGET", "LONG_BINGET"):
+            if argument not in shared:
+                raise DataError("the pickle uses a list or tuple twice, which no batch needs: refused")
+            last = "GLOBAL"
+        else:
+            last = opcode.name
 
 
 class _Uint8:
@@ -132,14 +180,14 @@ class _BatchUnpickler(pickle.Unpickler):
     """
 
     def find_class(self, module: str, name: str) -> Any:
-        allowed = {
-            ("numpy.core.multiarray", "_reconstruct"): _Array,
-            ("numpy", "ndarray"): "ndarray",  # only ever an argument of _reconstruct
-            ("numpy", "dtype"): _Uint8,
-        }
-        if (module, name) not in allowed:
-            raise DataError(f"the pickle asks for {module}.{name}, which no batch needs: refused")
-        return allowed[module, name]
+        return _ALLOWED[module, name]
+
+
+_ALLOWED: dict[tuple[str, ...], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy", "ndarray"): "ndarray",  # only ever an argument of _reconstruct
+    ("numpy", "dtype"): _Uint8,
+}
 
 
 LAYOUTS = (
@@ -150,6 +198,7 @@ LAYOUTS = (
             "cifar-10-binary.tar.gz",
             "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
             "md5:c32a1d4ab5d03f1284b67883e8d87530",
+            _MOST_ARCHIVED,
         ),
         parse_binary,
     ),
@@ -160,28 +209,37 @@ LAYOUTS = (
             "cifar-10-python.tar.gz",
             "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
             "md5:c58f30108f718f92721af3b95e74349a",
+            _MOST_ARCHIVED,
         ),
         parse_pickle,
     ),
 )
 
 
+def _most_bytes() -> int:
+    """That a file may have; those of the Python version hold names beside pixels and labels."""
+    return 2 * RECORDS * _PIXELS
+
+
 def _from_folder(layout: Layout, folder: Path) -> Dataset:
     for name in layout.files:
         if not (folder / name).is_file():
             raise DataError(f"{folder}: {name} is missing (without the folder, the data is downloaded anew)")
-    return _assemble(layout, lambda name: (folder / name).read_bytes(), str(folder))
+    return _assemble(layout, lambda name: read_whole(folder / name, _most_bytes()), str(folder))
 
 
 def _read_archive(layout: Layout, path: Path, where: str) -> dict[str, bytes]:
     """The six files of an archive, by name: looked at in memory, so that no path in it reaches the disk."""
-    check_digest(path, layout.archive.digest, where)
+    packed = read_whole(path, layout.archive.most)  # once: what is unpacked are the bytes that were checked
+    check_digest(packed, layout.archive.digest, where)
     wanted = {f"{layout.folder}/{name}": name for name in layout.files}
     contents: dict[str, bytes] = {}
     try:
         # a stream: one pass, where seeking back and forth would decompress again
-        with tarfile.open(path, "r|gz", bufsize=1 << 20) as archive:
+        with tarfile.open(fileobj=io.BytesIO(packed), mode="r|gz", bufsize=1 << 20) as archive:
             for member in archive:
+                if member.size > _most_bytes():
+                    raise DataError(f"{where}: {member.name!r} has {member.size:,} bytes, more than a batch")
                 file = archive.extractfile(member) if member.isreg() and member.name in wanted else None
                 if file is not None:
                     contents[wanted[member.name]] = file.read()

@@ -61,8 +61,6 @@ def data_root(data_dir: str | Path | None = None) -> Path:
         return Path(data_dir).expanduser()
     if from_environment := os.environ.get("BNN_DATA_DIR"):
         return Path(from_environment).expanduser()
-    # The same folder as pooch.os_cache("binaryconnect"), found without pooch: files that lie there already
-    # can be used where it is not installed.
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
         return Path(local, "binaryconnect", "binaryconnect", "Cache")

@@ -1,6 +1,7 @@
 """MNIST from its four IDX files."""
 
 import gzip
+import io
 import math
 import zlib
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 
 from bnn.data.dataset import DataError, Dataset, Images, check_labels
 from bnn.data.download import RemoteFile, check_digest, downloaded
+from bnn.files import read_whole
 
 _MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 
@@ -19,21 +21,25 @@ FILES = (
         "train-images-idx3-ubyte",
         _MIRROR + "train-images-idx3-ubyte.gz",
         "sha256:ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        1 << 24,
     ),
     RemoteFile(
         "train-labels-idx1-ubyte",
         _MIRROR + "train-labels-idx1-ubyte.gz",
         "sha256:65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        1 << 24,
     ),
     RemoteFile(
         "t10k-images-idx3-ubyte",
         _MIRROR + "t10k-images-idx3-ubyte.gz",
         "sha256:0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        1 << 24,
     ),
     RemoteFile(
         "t10k-labels-idx1-ubyte",
         _MIRROR + "t10k-labels-idx1-ubyte.gz",
         "sha256:ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        1 << 24,
     ),
 )
 
@@ -110,7 +116,7 @@ def _load_file(remote: RemoteFile, dimensions: int, folder: Path, download: bool
     """One file from the folder, or else from the web: parsed and checked."""
     plain, gzipped = folder / remote.name, folder / f"{remote.name}.gz"
     if plain.is_file():
-        return _parse(plain.read_bytes(), remote, dimensions, str(plain))
+        return _parse(read_whole(plain, _LARGEST), remote, dimensions, str(plain))
     if gzipped.is_file():
         return _parse(_decompress(gzipped, str(gzipped)), remote, dimensions, str(gzipped))
     if not download:
@@ -123,7 +129,7 @@ def _load_file(remote: RemoteFile, dimensions: int, folder: Path, download: bool
 
 def _decompress(path: Path, where: str) -> bytes:
     try:
-        with gzip.open(path) as file:
+        with gzip.open(io.BytesIO(read_whole(path, _LARGEST))) as file:
             # past the end, unless the file is a bomb: gzip checks its own CRC only there
             return file.read(_LARGEST + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
