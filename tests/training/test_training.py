@@ -24,7 +24,7 @@ from bnn.runtime import load
 from bnn.training import run as run_module
 from bnn.training.building import begin, build, lr_factor
 from bnn.training.loop import Run, TrainingDiverged, as_tested, evaluate, train_epoch
-from bnn.training.reports import Row, metrics_csv
+from bnn.training.reports import Events, Row, metrics_csv
 from bnn.training.run import RunError, load_trained, train
 from bnn.training.samples import Samples, split
 
@@ -629,3 +629,33 @@ def test_a_run_holds_its_folder_until_it_ends(tmp_path):
     assert not list(tmp_path.glob(".*"))
     train(_config(), tmp_path, resume=True)
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_reads_the_events(run):
+    """Each epoch once, also where a run was resumed from the checkpoint before and did one again."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (run / "checkpoint.pt").unlink()
+    with pytest.warns(RuntimeWarning, match="after epoch 1"):
+        train(_config(), run, resume=True)
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    for name in ("loss_train", "acc_val", "flip_ratio"):
+        expected = [pytest.approx(float(row[name])) for row in _metrics(run)]
+        assert [event.value for event in events.Scalars(name)] == expected
+    layer = next(layer for layer in load_trained(run).modules() if isinstance(layer, torch.nn.Linear))
+    histogram = events.Histograms("latent/2.weight")[-1].histogram_value
+    assert histogram.num == sum(histogram.bucket) == layer.weight.numel()
+
+
+def test_a_full_disk_is_named_by_tensorboards_file(tmp_path, monkeypatch):
+    """No thread of its own prints a traceback."""
+    with Events(tmp_path / "tensorboard", 1) as events:
+
+        def full(*args):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(events._records, "write", full)
+        with pytest.raises(OSError, match=r"No space left.*events\.out"):
+            events.write(Row(1, 1.0, None, 0.5, None, 0.1, None, None, None, None, 0.1, 1.0), [])

@@ -2,16 +2,22 @@
 
 import csv
 import io
+import os
+import platform
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
-from typing import Any, BinaryIO
+from pathlib import Path
+from time import time
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
-from bnn.errors import printable
+from bnn.errors import printable, require
 from bnn.training.diagnostics import SHARES, LayerState
 
-__all__ = ["METRICS", "Progress", "Row", "draw_curves", "layers_csv", "metrics_csv", "write_events"]
+__all__ = ["METRICS", "Events", "Progress", "Row", "draw_curves", "layers_csv", "metrics_csv"]
 
 # Paul Tol's bright colours, which readers who see fewer colours can tell apart; then again, darker.
 PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777", "#223355", "#882233")
@@ -75,18 +81,51 @@ def _csv(names: Sequence[str], lines: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def write_events(events: Any, row: Row, layers: Sequence[LayerState]) -> None:
-    """An epoch for TensorBoard: every metric, every layer's shares, histograms of latent weights."""
-    for name in METRICS[1:]:
-        if (value := getattr(row, name)) is not None:
-            events.add_scalar(name, value, row.epoch)
-    for layer in layers:
-        for name in SHARES:
-            events.add_scalar(f"{name}/{layer.name}", getattr(layer, name), row.epoch)
+class Events:
+    """A file for TensorBoard: every metric, every layer's shares, histograms of latent weights.
+
+    As PyTorch's SummaryWriter writes it, but not from a thread, which would print a traceback on a full disk
+    and lose an epoch in a kill. Events of epochs from `first` on, written before a kill and the checkpoint,
+    are void.
+    """
+
+    def __init__(self, folder: Path, first: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # tensorboard's own imports
+            self._summary: Any = require("torch.utils.tensorboard.summary", "train")
+            self._proto: Any = require("tensorboard.compat.proto.event_pb2", "train")
+            records: Any = require("tensorboard.summary.writer.record_writer", "train")
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{int(time()):010d}.{platform.node()}.{os.getpid()}"
+        self._file = (folder / name).open("ab")
+        self._records = records.RecordWriter(self._file)
+        start = self._proto.SessionLog(status=self._proto.SessionLog.START)
+        self._write([{"file_version": "brain.Event:2"}, {"session_log": start, "step": first}])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with suppress(OSError):  # raised before, as nothing is left to be written
+            self._file.close()
+
+    def write(self, row: Row, layers: Sequence[LayerState]) -> None:
+        """An epoch, which is in the file then."""
+        summaries = [
+            self._summary.scalar(name, value)
+            for name in METRICS[1:]
+            if (value := getattr(row, name)) is not None
+        ]
+        for layer in layers:
+            summaries += [self._summary.scalar(f"{n}/{layer.name}", getattr(layer, n)) for n in SHARES]
+            summaries.append(self._histogram(layer))
+        self._write([{"summary": summary, "step": row.epoch} for summary in summaries])
+
+    def _histogram(self, layer: LayerState) -> Any:
         edges = np.linspace(-1, 1, len(layer.histogram) + 1)
         counts = np.array(layer.histogram) * layer.weights
         centres = (edges[1:] + edges[:-1]) / 2
-        events.add_histogram_raw(
+        return self._summary.histogram_raw(
             f"latent/{layer.name}",
             min=-1,
             max=1,
@@ -95,8 +134,15 @@ def write_events(events: Any, row: Row, layers: Sequence[LayerState]) -> None:
             sum_squares=float(counts @ centres**2),
             bucket_limits=edges[1:].tolist(),
             bucket_counts=counts.tolist(),
-            global_step=row.epoch,
         )
+
+    def _write(self, events: Sequence[dict[str, Any]]) -> None:
+        try:
+            for event in events:
+                self._records.write(self._proto.Event(wall_time=time(), **event).SerializeToString())
+            self._file.flush()
+        except OSError as error:  # which names no file
+            raise OSError(error.errno, error.strerror, self._file.name) from error
 
 
 def draw_curves(

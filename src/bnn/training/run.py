@@ -9,11 +9,9 @@ resumed gives the same weights, metrics and result as one that was not.
 """
 
 import json
-import warnings
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -41,7 +39,7 @@ from bnn.training.checkpoints import (
 from bnn.training.diagnostics import advice
 from bnn.training.distributed import World, join
 from bnn.training.loop import Batches, Run, TrainingDiverged, as_tested, evaluate, recalibrates, train_epoch
-from bnn.training.reports import Progress, draw_curves, layers_csv, metrics_csv, write_events
+from bnn.training.reports import Events, Progress, draw_curves, layers_csv, metrics_csv
 from bnn.training.samples import split
 
 __all__ = [
@@ -135,13 +133,13 @@ def _train(
     leads = world.rank == 0
     heard = progress if leads and progress is not None else Progress()
     run = Run(config, state, training, validation, world, heard)
-    with _event_writer(out / "tensorboard", len(state.rows) + 1) if leads else nullcontext() as events:
+    with Events(out / "tensorboard", len(state.rows) + 1) if leads else nullcontext() as events:
         while len(state.rows) < config.epochs:
             row, layers = train_epoch(run)
             state.rows.append(row)
             state.layers.append(layers)
-            if leads:
-                write_events(events, row, layers)
+            if events is not None:
+                events.write(row, layers)
                 save_checkpoint(out, config, state)
                 _write_metrics(out, state)
                 run.progress.epoch(row)
@@ -175,14 +173,6 @@ def load_trained(folder: str | Path) -> nn.Module:
             f"the checkpoint in {folder} does not fit its own config: {first_lines(error)}"
         ) from error
     return model.eval()
-
-
-def _event_writer(folder: Path, first: int) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # tensorboard's own imports
-        from torch.utils.tensorboard import SummaryWriter
-    # Events of epochs from `first` on, written before a kill and the checkpoint, are void.
-    return SummaryWriter(str(folder), purge_step=first)
 
 
 # --- the end ----------------------------------------------------------------------------------------------
