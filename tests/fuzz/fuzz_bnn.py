@@ -3,11 +3,11 @@
     python tests/fuzz/fuzz_bnn.py [--seconds N] [--iterations N] [--seed N] [--module PATH]
     python tests/fuzz/fuzz_bnn.py --file PATH [--module PATH]
 
-A file is refused with FormatError, or it runs: on every instruction set, with both kinds of activations, on
-pixels and floats, NaN and infinity among them, in one thread and in three, and gives what the reference
-gives, to within what rounding explains (`fuzz_bounds`). Anything else is a finding: another exception, a
-crash, a hang, another result, one that depends on threads or on the batch. Its file is kept and named, and
-the exit status is 1.
+A file is refused with FormatError, or for what it asks for, or it runs: on every instruction set, with both
+kinds of activations, on pixels and floats, NaN and infinity among them, in one thread and in three, and gives
+what the reference gives, to within what rounding explains (`fuzz_bounds`). What is large is run once. All
+else is a finding: another exception, a crash, another result, one that depends on threads or on the batch,
+more than ten seconds or two gigabytes. Its file is kept and named, and the exit status is 1.
 
 `run.sh` beside this file does the same with sanitizers. The cases follow from the seed, and what is done
 with a file from its bytes alone.
@@ -35,15 +35,18 @@ from fuzz_corpus import DRAWN_WORK, MOST_WORK, draw_model, work_of
 from fuzz_mutations import Parent, content_of, mutate
 from numpy.typing import NDArray
 
+from bnn.errors import UserError
+from bnn.packed.demand import check_limits
 from bnn.packed.model import PackedModel
 from bnn.packed.serialization import FormatError
 
 Array = NDArray[Any]
 
-HANG = 120.0
-"""Seconds after which a case is taken to hang. With sanitizers, on a busy machine, some take ten."""
+SECONDS, BYTES = 10.0, 2 * 10**9
+"""What a case may take; with sanitizers ten times as long, and any memory, for they take much themselves."""
 
 POOL = 64
+MOST_INPUTS = 200  # of all nodes of what is compared, some hundred times
 LARGEST_PARENT = 50_000
 """Bytes of a file beyond which it becomes no parent, as all its children would be slow."""
 
@@ -66,21 +69,37 @@ def use_module(path: Path) -> None:
 
 
 def check(content: bytes, path: Path) -> tuple[str, PackedModel | None]:
-    """What becomes of a file: "refused", "large" or "run", and the model; raises whatever is a finding."""
+    """What becomes of a file: "refused", "greedy", "large" or "run", and the model if it may be a parent.
+
+    Raises whatever is a finding.
+    """
     path.write_bytes(content)
     try:
         model = PackedModel.load(path)
     except FormatError:
         return "refused", None
+    try:
+        check_limits(model, threads=3)
+    except UserError:
+        return "greedy", None
     work = work_of(model)
-    if work > MOST_WORK:
-        return "large", model
+    if work > MOST_WORK or sum(len(node.inputs) for node in model.nodes) > MOST_INPUTS:
+        run_once(model)
+        return "large", None
     numbers = np.random.default_rng(list(hashlib.sha256(content).digest()))
     rows = 3 if work > 5000 or numbers.random() < 0.7 else int(numbers.integers(4, 70))
     for x in inputs(model, numbers, rows):
         for activations in ("float32", "int8"):
             compare(model, x, activations)
     return "run", model
+
+
+def run_once(model: PackedModel) -> None:
+    """What is large is held to nothing but its limits."""
+    from bnn.runtime import Runner  # no earlier than `use_module`
+
+    dtype = np.uint8 if model.input.mean else np.float32
+    Runner(model, threads=1)(np.ones((1, *model.input.shape), dtype))
 
 
 def inputs(model: PackedModel, numbers: np.random.Generator, rows: int) -> Iterator[Array]:
@@ -154,8 +173,10 @@ def fresh(rng: random.Random) -> Parent:
 class Fuzzer:
     """The cases of a seed. What ran becomes a parent of others."""
 
-    def __init__(self, seed: int, folder: Path) -> None:
-        self.seed, self.path = seed, folder / "case.bnn"
+    def __init__(self, seed: int, folder: Path, plain: bool = True) -> None:
+        """plain: without sanitizers."""
+        self.seed, self.path, self.plain = seed, folder / "case.bnn", plain
+        self.slowest = 0.0, 0
         self.counts: Counter[str] = Counter()
         rng = random.Random(f"{seed}")
         self.pool = [fresh(rng) for _ in range(POOL)]
@@ -167,9 +188,14 @@ class Fuzzer:
 
     def step(self) -> str:
         """One case; what became of it."""
-        index = self.counts.total()
+        index, start, computed = self.counts.total(), time.monotonic(), time.process_time()
         content = self.case(index)
         outcome, model = check(content, self.path)
+        taken = min(time.monotonic() - start, time.process_time() - computed)  # on a busy machine
+        slower = 1 if self.plain else 10
+        if taken > slower * SECONDS or (self.plain and peak() > BYTES):
+            raise FindingError(f"{outcome}: {taken:.1f} s, {peak() / 1e9:.2f} GB")
+        self.slowest = max(self.slowest, (taken, index))
         self.path.unlink()  # what is found there at the end is a finding
         self.counts[outcome] += 1
         if model is not None and len(content) < LARGEST_PARENT and work_of(model) < DRAWN_WORK:
@@ -178,22 +204,32 @@ class Fuzzer:
 
     def status(self) -> str:
         total = max(1, self.counts.total())
-        loaded, run = self.counts["run"] + self.counts["large"], self.counts["run"]
+        loaded, run = total - self.counts["refused"], self.counts["run"]
         return (
             f"{self.counts.total()} executions, {loaded / total:.0%} loaded, {run / total:.0%} run, "
-            f"{self.counts['large']} skipped as too large"
+            f"{self.counts['large']} large ones run once, {self.counts['greedy']} refused for what they ask; "
+            f"slowest {self.slowest[0]:.1f} s (case {self.slowest[1]}), at most {peak() / 1e6:.0f} MB"
         )
 
 
-def fuzz(seed: int, seconds: float, iterations: int, folder: Path) -> None:
+def peak() -> int:
+    """The most bytes that this process has held; 0 where nothing tells."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def fuzz(seed: int, seconds: float, iterations: int, folder: Path, plain: bool) -> None:
     """Runs until time or cases are over; a finding leaves its file in the folder and the process."""
     from bnn.runtime.native import instruction_sets  # no earlier than `use_module`
 
-    fuzzer = Fuzzer(seed, folder)
+    fuzzer = Fuzzer(seed, folder, plain)
     start = shown = time.monotonic()
     print(f"seed {seed}; {', '.join(instruction_sets())}", flush=True)
     while fuzzer.counts.total() < iterations and time.monotonic() - start < seconds:
-        faulthandler.dump_traceback_later(HANG, exit=True)
+        faulthandler.dump_traceback_later(20 * SECONDS, exit=True)
         fuzzer.step()
         if time.monotonic() - shown > 5:
             shown = time.monotonic()
@@ -241,11 +277,11 @@ def main() -> int:
     if arguments.module and (arguments.file or arguments.folder):
         use_module(arguments.module)
     if arguments.file:
-        faulthandler.dump_traceback_later(HANG, exit=True)
+        faulthandler.dump_traceback_later(20 * SECONDS, exit=True)
         with tempfile.TemporaryDirectory() as name:
             print(check(arguments.file.read_bytes(), Path(name, "case.bnn"))[0])
     elif arguments.folder:
-        fuzz(arguments.seed, arguments.seconds, arguments.iterations, arguments.folder)
+        fuzz(arguments.seed, arguments.seconds, arguments.iterations, arguments.folder, not arguments.module)
     else:
         return supervise(arguments)
     return 0

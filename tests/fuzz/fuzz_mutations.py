@@ -105,6 +105,8 @@ def content_of(model: PackedModel) -> bytes:
 
 def mutate(rng: random.Random, parent: Parent, other: Parent) -> bytes:
     """The parent's file changed, perhaps with parts of another."""
+    if rng.random() < GREEDY:
+        return greedy(rng, parent)
     style = rng.random()
     if style < 0.55:
         content = content_of(mutated_model(rng, parent.model, other.model))
@@ -120,6 +122,94 @@ def mutate(rng: random.Random, parent: Parent, other: Parent) -> bytes:
     if rng.random() < 0.03:
         another_value(rng, file)  # after which the graph may no longer be one
     return file.join()
+
+
+# --- what asks for much ----------------------------------------------------------------------------------
+
+GREEDY = 0.01
+"""The share of files that ask for much: they take a hundred times as long as others."""
+
+
+def greedy(rng: random.Random, parent: Parent) -> bytes:
+    """The parent's model with a part that may ask for more memory or work than is allowed, or nearly."""
+    contract, nodes = replace(parent.model.input, labels=()), list(parent.model.nodes)
+    source = rng.choice([INPUT, nodes[-1].name])
+    alone = rng.random() < 0.5  # so that its input can be as large as one likes
+    if alone:
+        nodes, source = [], INPUT
+    height, width = (2 ** rng.randint(5, 13) + rng.randint(0, 1) for _ in range(2))
+    shape = rng.choice([(rng.choice([1, 1, 3, 64]), height, width), (height * width,)])
+    pixels = rng.choice([((), ()), ((0.5,), (0.25,))])
+    grown = rng.choice(GREEDY_PARTS)(rng, source)
+    try:
+        contract = InputContract(shape, *pixels) if alone else contract
+        return content_of(PackedModel(contract, (*nodes, *grown), dict(parent.model.about)))
+    except ValueError:
+        return parent.content
+
+
+def many(rng: random.Random, most: int) -> int:
+    """From 1 on, large and small ones."""
+    return int(most ** max(rng.random(), rng.random()))
+
+
+def live_values(rng: random.Random, source: str) -> list[Node]:
+    names = [f"live {i}" for i in range(many(rng, 5000) + 1)]
+    ops = [NODES[op] for op in rng.choice([["ReLU"], ["Sign"], ["ReLU", "Sign", "Softmax"], ["Flatten"]])]
+    last = NODES[rng.choice(["Add", "Concat"])](name="all", inputs=tuple(names))
+    return [*(rng.choice(ops)(name=name, inputs=(source,)) for name in names), last]
+
+
+def repeated_inputs(rng: random.Random, source: str) -> list[Node]:
+    first = NODES[rng.choice(["Sign", "ReLU"])](name="first", inputs=(source,))
+    names = [rng.choice([source, "first"]) for _ in range(many(rng, 30_000) + 1)]
+    return [first, NODES[rng.choice(["Add", "Concat"])](name="all", inputs=tuple(names))]
+
+
+def deep_chain(rng: random.Random, source: str) -> list[Node]:
+    nodes: list[Node] = []
+    for i in range(many(rng, 12_000)):
+        op, inputs = rng.choice(["ReLU", "Sign", "Hardtanh", "Flatten", "Add", "Add"]), [source]
+        if op == "Add":
+            inputs.append(rng.choice(nodes).name if nodes and rng.random() < 0.1 else source)
+        nodes.append(NODES[op](name=f"c{i}", inputs=tuple(inputs)))
+        source = nodes[-1].name
+    return nodes
+
+
+def wide_windows(rng: random.Random, source: str) -> list[Node]:
+    kernel = (many(rng, 2000), many(rng, 2000))
+    padding = tuple(rng.choice([0, k - 1, k // 2]) for k in (kernel[0], kernel[0], kernel[1], kernel[1]))
+    stride = rng.choice([(1, 1), (1, 1), kernel, (2**28, 2**40), (1, 2**62)])
+    cls = rng.choice([MaxPool2d, AvgPool2d])
+    before = [NODES["Sign"](name="signs", inputs=(source,))] if rng.random() < 0.4 else []
+    inputs = (before[0].name if before else source,)
+    return [*before, cls(name="wide", inputs=inputs, kernel=kernel, stride=stride, padding=padding)]
+
+
+def hidden_padding(rng: random.Random, source: str) -> list[Node]:
+    channels, padding = rng.choice([1, 1, 3, 64]), tuple(many(rng, 16_000) for _ in range(4))
+    weight = draw_weight(rng, (many(rng, 300), channels, many(rng, 40), many(rng, 40)), rng.random() < 0.8)
+    stride = rng.choice([(1, 1), (7, 9), (1000, 1000), (2**31 - 1, 1), (2**40, 2**40)])
+    dilation = rng.choice([(1, 1), (1, 1), (100, 100)])
+    pad = rng.choice([0.0, 0.0, 1.0, 0.5])
+    scales = draw_scales(rng, weight.shape[0])
+    fields = {"padding": padding, "stride": stride, "dilation": dilation, "pad_value": pad, **scales}
+    conv = Conv2d(name="padded", inputs=(source,), weight=weight, **fields)
+    if rng.random() < 0.5:
+        return [conv]
+    return [conv, MaxPool2d(name="little", inputs=("padded",), kernel=(1, 1), stride=(2**20, 2**20))]
+
+
+GREEDY_PARTS: list[Callable[[random.Random, str], list[Node]]] = [
+    live_values,
+    repeated_inputs,
+    deep_chain,
+    wide_windows,
+    wide_windows,
+    hidden_padding,
+    hidden_padding,
+]
 
 
 # --- models -----------------------------------------------------------------------------------------------

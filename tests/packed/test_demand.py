@@ -154,7 +154,7 @@ def test_what_people_have_is_let_through(name: str) -> None:
     most, work = takes(model)
     asks = asks_of(model)
     assert most <= asks.memory < 20 * most
-    assert work <= asks.work < 20 * work
+    assert work <= asks.work < 20 * work + 1e7  # to prepare it is work as well
 
 
 def test_a_large_network_of_floats_is_let_through() -> None:
@@ -164,7 +164,7 @@ def test_a_large_network_of_floats_is_let_through() -> None:
 
 
 LARGE = of(
-    (1, 4000, 4000),
+    (16, 1000, 1000),
     *(ReLU(name=f"{i}", inputs=(INPUT,)) for i in range(36)),
     Add(name="y", inputs=tuple(map(str, range(36)))),
 )

@@ -26,7 +26,7 @@ from bnn.packed.nodes import (
     Threshold,
 )
 
-__all__ = ["Asks", "asks_of", "check_limits"]
+__all__ = ["Asks", "asks_of", "check_limits", "reference_values"]
 
 BASE = 2**20  # bytes of what takes memory whatever the model is
 SLOT = 64  # a value's bytes in the arena are a multiple of that
@@ -39,7 +39,7 @@ class Asks:
 
     Attributes:
         memory: bytes, beside the model's own arrays: to prepare it, and to run one sample.
-        work: cycles of one fast core, for one sample.
+        work: cycles of one fast core, to prepare it and to run one sample.
     """
 
     memory: int
@@ -51,7 +51,6 @@ def asks_of(model: PackedModel, threads: int | None = 1) -> Asks:
 
     threads: of the compiled engine; None: the reference runs the model.
     """
-    spans = _spans(model)
     kept = transient = work = 0
     for node in model.nodes:
         inputs = [model.shapes[name] for name in node.inputs]
@@ -64,7 +63,12 @@ def asks_of(model: PackedModel, threads: int | None = 1) -> Asks:
         else:
             transient = max(transient, costs.reference)
     held = _native_bytes(model) if threads else _reference_bytes(model)
-    return Asks(BASE + kept + transient + _most_at_once(held, spans, len(model.nodes)), work)
+    return Asks(BASE + kept + transient + _most_at_once(held, model), work)
+
+
+def reference_values(model: PackedModel) -> int:
+    """Bytes of the values that the reference holds at once, for one sample."""
+    return _most_at_once(_reference_bytes(model), model)
 
 
 def check_limits(
@@ -119,8 +123,8 @@ def _spans(model: PackedModel) -> Mapping[str, tuple[int, int]]:
 _FOLLOWS = (Affine, ReLU, PReLU, Hardtanh, Sign, Threshold, MaxPool2d)
 
 
-def _most_at_once(held: Mapping[str, int], spans: Mapping[str, tuple[int, int]], steps: int) -> int:
-    changes = [0] * (steps + 1)
+def _most_at_once(held: Mapping[str, int], model: PackedModel) -> int:
+    spans, changes = _spans(model), [0] * (len(model.nodes) + 1)
     for name, size in held.items():
         first, last = spans[name]
         changes[first] += size

@@ -64,7 +64,7 @@ MOST_AXES = 8  # of a weight
 AT_ONCE = 2**22
 """Entries of windows that the reference gathers at a time."""
 
-CALL, PLACE = 500, 40  # cycles of any node, and of each of its places
+CALL, PLACE = 500, 64  # cycles of any node, and of each of its places
 NODE = 2**13  # bytes of Python's objects for a node while it is lowered
 
 
@@ -259,26 +259,45 @@ class Product(Node):
     def costs(
         self, shape: Shape, inputs: Sequence[Shape], kinds: Sequence[Kind], contract: InputContract
     ) -> Costs:
-        raw = kinds[0] == "input" and bool(contract.mean)
-        return self._product_costs(shape, inputs[0], kinds[0], len(set(contract.std)) if raw else 0)
+        raw = kinds[0] == "input" and bool(contract.mean) and self.is_packed
+        parts = min(len(set(contract.std)), self._n) * self._groups if raw else 0
+        return self._bytes(shape, inputs[0], kinds[0], parts, self._cycles(shape, inputs[0], kinds[0], parts))
 
-    def _product_costs(self, shape: Shape, x: Shape, kind: Kind, parts: int) -> Costs:
-        """`parts`: of raw pixels, how many deviations they have; 0 of anything else."""
-        (outputs, n), places, groups = (self.weight.shape[0], prod(self.weight.shape[1:])), prod(shape[1:]), 1
-        taps, padding = 1, (0, 0, 0, 0)
-        if isinstance(self, Conv2d):
-            groups, taps, padding = self.groups, prod(self.weight.shape[2:]), self.padding
-        of_group, weights, entries = outputs // groups, outputs * n, prod(x) + prod(shape)
+    def _cycles(self, shape: Shape, x: Shape, kind: Kind, parts: int) -> int:
+        """`parts`: segments of raw pixels, by deviation and group; 0 of anything else."""
+        places, groups, outputs, n = prod(shape[1:]), self._groups, self.out_channels, self._n
+        per_mac = 1 / 16
+        if not self.is_packed:
+            per_mac = 0.5 if self.is_wide() else 0.2
+        elif kind == "sign":
+            per_mac = 1 / 96
+        elif self.is_wide():
+            per_mac = 0.4
+        of_place = groups * (100 + 12 * self._taps + 2 * n) + 2 * outputs + 200 * parts + PLACE
+        cycles = CALL + int(per_mac * outputs * n * places) + places * of_place + 2 * (prod(x) + prod(shape))
+        classes = self._classes(shape)
+        if parts:  # what the pixel 0 gives, in numpy, and each place's threshold by halves
+            cycles += places * groups * n * 10 + places * outputs * n // 6 + 2000 * classes * outputs
+        elif kind == "sign" and classes > 1:  # what the padding adds
+            cycles += 6 * classes * self._taps * outputs
+        return cycles
+
+    def _bytes(self, shape: Shape, x: Shape, kind: Kind, parts: int, cycles: int) -> Costs:
+        (outputs, n), places, groups, taps = (
+            (self.out_channels, self._n),
+            prod(shape[1:]),
+            self._groups,
+            self._taps,
+        )
+        weights = outputs * n
         # One weight or its bit: rows padded to words, taps to words, outputs to whole vectors.
         words = outputs * max(bits.words_per_row(n), taps * bits.words_per_row(n // taps) * (kind != "float"))
         if isinstance(self, Linear):  # perhaps of an image that was flattened, whose pixels are whole words
             words += words // 2 + outputs
-        parts = min(parts, n) * groups if parts else 0
-        padded = groups * -(-of_group // 64) * 64
-        prepared = padded * (words // outputs + words // outputs // 8 + 2 * max(1, parts // groups)) * 8
-        classes = self._classes(shape) if parts or any(padding) else 1
-        border = 8 * classes * outputs
-        kept = 2 * (prepared + border) + 8 * words + NODE + 64 * outputs + 2000 * parts
+        row = words // outputs + words // outputs // 8 + 2 * max(1, parts // groups)
+        prepared = groups * -(-outputs // groups // 64) * 64 * row * 8
+        classes = self._classes(shape) if parts or kind == "sign" else 1
+        kept = 2 * (prepared + 8 * classes * outputs) + 8 * words + NODE + 64 * outputs + 2000 * parts
         if not self.is_packed:
             kept += 8 * weights
         elif groups == outputs > 1:
@@ -294,26 +313,26 @@ class Product(Node):
         # Bits of a few windows; or numbers of a few, one of them in float64, and their tables of sums.
         in_row = 32 * words // outputs if kind == "sign" and self.is_packed else 40 * n
         in_row += 72 * n if kind != "sign" and self.is_packed else 0
-        per_mac = self._cycles_of_a_mac(kind, parts)
         return Costs(
-            cycles=CALL
-            + int(per_mac * weights * places)
-            + places * (groups * (100 + 12 * taps) + 2 * groups * n + 2 * outputs + 200 * parts + PLACE)
-            + 2 * entries,
+            cycles=cycles,
             kept=kept,
             lowered=lowered,
             scratch=in_row + 1024 * (outputs + 128) + 2**16 + 4 * prod(x),
             reference=on_numbers + 8 * weights,
         )
 
-    def _cycles_of_a_mac(self, kind: Kind, parts: int) -> float:
-        if not self.is_packed:
-            return 0.5 if self.is_wide() else 0.2
-        if kind == "sign":
-            return 1 / 96
-        if parts:
-            return 1 / 24
-        return 0.4 if self.is_wide() else 1 / 16
+    @property
+    def _n(self) -> int:
+        """Weights of an output."""
+        return prod(self.weight.shape[1:])
+
+    @property
+    def _taps(self) -> int:
+        return prod(self.weight.shape[2:])
+
+    @property
+    def _groups(self) -> int:
+        return 1
 
     def _classes(self, shape: Shape) -> int:
         """How many classes its places are of, by which part of the window lies in the padding."""
@@ -384,6 +403,10 @@ class Conv2d(Product):
         ensure(len(inputs[0]) == 3 and inputs[0][0] == channels, f"takes ({channels}, h, w), got {inputs[0]}")
         window = _window(inputs[0], self.weight.shape[2:], self.stride, self.padding, self.dilation)
         return (self.out_channels, *window)
+
+    @property
+    def _groups(self) -> int:
+        return self.groups
 
     def _classes(self, shape: Shape) -> int:
         classes = 1

@@ -117,20 +117,20 @@ def _read(file: BinaryIO, path: str | Path, max_memory: int | None) -> tuple[dic
     entries = _parse(header.decode(), "header")
     graph = _graph_of(entries)
     size = _data_bytes(entries)
-    content = bytearray(first + header)
-    end = len(content) + size
+    end = 8 + length + size
     about = os.fstat(file.fileno())
     if stat.S_ISREG(about.st_mode) and about.st_size != end:
         raise FormatError(f"{about.st_size} bytes, where its header tells of {end}: truncated, or altered")
     check_memory(str(path), "its arrays take", size, max_memory)
-    while len(content) < end:
-        piece = file.read(min(PIECE, end - len(content)))
-        if not piece:
-            raise FormatError(f"truncated: {len(content)} bytes of {end}")
-        content += piece
+    pieces, left = [first, header], size
+    while left > 0:
+        pieces.append(file.read(min(PIECE, left)))
+        if not pieces[-1]:
+            raise FormatError(f"truncated: {end - left} bytes of {end}")
+        left -= len(pieces[-1])
     if file.read(1):
         raise FormatError(f"more follows its {end} bytes")
-    return graph, bytes(content)
+    return graph, b"".join(pieces)
 
 
 def _data_bytes(header: dict[str, Any]) -> int:

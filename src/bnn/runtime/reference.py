@@ -16,6 +16,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from bnn.packed.demand import reference_values
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import (
     AT_ONCE,
@@ -65,8 +66,8 @@ def run(model: PackedModel, x: Array, activations: Activations = "float32") -> N
 
 
 def _batch_that_fits(model: PackedModel) -> int:
-    """Samples at a time, so that no array has much more than 2^25 entries."""
-    return max(1, 2**25 // max(prod(shape) for shape in model.shapes.values()))
+    """Samples at a time, so that values which are held at once have no more than 2^28 bytes."""
+    return max(1, 2**28 // reference_values(model))
 
 
 def _run(model: PackedModel, x: Array, activations: Activations) -> Array:
