@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,17 +10,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 from support.paths import ROOT
-from support.shipping import LOCKS, SYSTEMS, Pin, locked
+from support.shipping import LOCKS, PROJECT, SETTINGS, SYSTEMS, Pin, locked, requirements
 
-SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-PROJECT = SETTINGS["project"]
-BUILD = SETTINGS["build-system"]["requires"]
+BUILD = requirements()["build"]
 WANTED = {
-    "dev": [
-        *PROJECT["dependencies"],
-        *BUILD,
-        *(r for e in PROJECT["optional-dependencies"].values() for r in e),
-    ],
+    "dev": [line for lines in requirements().values() for line in lines],
     "build": BUILD,
     "release": [*SETTINGS["dependency-groups"]["release"], *BUILD],
 }
