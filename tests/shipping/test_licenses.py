@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 from support.paths import DOCS, ROOT
-from support.shipping import PROJECT, requirements
+from support.shipping import PROJECT, locked, requirements
 
 PERMISSIVE = {
     *(
@@ -66,6 +67,10 @@ def test_a_licence_is_what_the_package_states(name: str) -> None:
         package = distribution(name)
     except PackageNotFoundError:
         pytest.skip(f"{name} is not installed here")
+    if Version(package.version).public not in {
+        pin.version.public for pin in locked("dev") if pin.name == name
+    }:
+        pytest.skip(f"{name} {package.version} is not the locked version, of which the page is")
     found = stated(package)
     assert ids(TABLE[name]) <= found
     assert found <= PERMISSIVE

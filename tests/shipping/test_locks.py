@@ -1,5 +1,6 @@
 """The locks are in step with pyproject.toml, hold hashes, and name no place of any machine."""
 
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -76,6 +77,7 @@ def test_the_locks_agree() -> None:
     assert build.items() <= release.items()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell")
 def test_make_installs_the_locked_versions(tmp_path: Path) -> None:
     """The constraints are the lock without hashes, and without the +cpu that PyPI's PyTorch lacks."""
     (line,) = (line for line in (ROOT / ".ci" / "venv").read_text().splitlines() if line.startswith("sed "))
