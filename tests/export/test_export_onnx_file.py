@@ -113,6 +113,19 @@ def test_a_plain_file_is_one_of_a_float_network() -> None:
         np.testing.assert_allclose(tensors[f"{node.name}.weight"], want, rtol=1e-6)
 
 
+def test_names_from_anywhere() -> None:
+    """A name is printable in the file; thousands that are then the same get numbers, at once."""
+    names = [f"{k:012b}".replace("1", "\x1b").replace("0", "\\x1b") for k in range(4096)]
+    sources = ["input", *names]
+    nodes = [ReLU(name=name, inputs=(source,)) for name, source in zip(names, sources, strict=False)]
+    proto = onnx.load_from_string(content_of(model_of((4,), *nodes)))
+    onnx.checker.check_model(proto)
+    made = [name for node in proto.graph.node for name in node.output]
+    assert all(name.isprintable() for name in made)
+    assert len(set(made)) == len(made) >= 4096
+    assert max(map(len, made)) < 100
+
+
 def test_metadata() -> None:
     """Labels, notes, mean and deviation are in the file, as JSON, with the version of its layout."""
     proto = onnx.load_from_string(content_of(one_of_each()))

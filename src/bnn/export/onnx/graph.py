@@ -7,6 +7,7 @@ computes them once and keeps the result (ONNX Runtime calls it constant folding)
     bytes (rows, n / 8, 1)  -> BitShift by 0 ... 7 -> Mod 2 -> (rows, n) -> 1 - 2 * bit -> the weight's shape
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,7 @@ class Graph:
         self.helper: Any = require("onnx.helper", "export")
         self.unpacked = unpacked
         self.names = set(reserved)
+        self.given = Counter[str]()  # of a name that was taken: thousands of nodes may be named alike
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
         self.packed: dict[str, Shape] = {}  # of each packed weight, by its initializer's name
@@ -64,12 +66,13 @@ class Graph:
         self.shared: dict[str, str] = {}
 
     def free(self, name: str) -> str:
-        """The name, printable, with underscores until nothing else has it; it is taken then."""
-        name = printable(name)
-        while name in self.names:
-            name += "_"
-        self.names.add(name)
-        return name
+        """The name, printable, with a number if something else has it; it is taken then."""
+        free = name = printable(name)
+        while free in self.names:
+            self.given[name] += 1
+            free = f"{name}_{self.given[name] + 1}"
+        self.names.add(free)
+        return free
 
     def type_of(self, dtype: np.dtype[Any]) -> int:
         """The number that ONNX has for a dtype."""
