@@ -4,24 +4,30 @@ import re
 
 from support.paths import DOCS, ROOT, TESTS
 
+from bnn.export.folder import LARGE, SMALL
 from bnn.packed.limits import MAX_MEMORY, MAX_WORK
+from bnn.pictures import MOST_BYTES, MOST_PIXELS
 
 PAGE = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
 
 
 def test_every_attack_is_named() -> None:
     """A program of tests/attack that the page lacks, nobody would know to run."""
-    programs = {path.name for path in (TESTS / "attack").glob("*.py") if not path.name.startswith("test_")}
-    assert programs <= set(re.findall(r"`python tests/attack/(\w+\.py)", PAGE))
-    assert len(programs) >= 3
+    texts = [path.read_text(encoding="utf-8") for path in (TESTS / "attack").glob("*.py")]
+    commands = {name for text in texts for name in re.findall(r"    (python tests/attack/\w+\.py) ?", text)}
+    assert commands <= set(re.findall(r"`(python tests/attack/\w+\.py)", PAGE))
+    assert len(commands) >= 5
 
 
 def test_limits_are_those_of_the_code() -> None:
-    """2 GiB, and ten seconds of a core of 3 GHz."""
-    assert "2 GiB of memory" in PAGE
-    assert MAX_MEMORY == 2 * 2**30
-    assert "about ten seconds of one core" in PAGE
-    assert MAX_WORK == 10 * 3_000_000_000
+    """2 GiB, and ten seconds of a core of 3 GHz; and those of files that are read or copied."""
+    words = " ".join(PAGE.split())
+    assert "2 GiB of memory, and for a sample about ten seconds of one core" in words
+    assert (MAX_MEMORY, MAX_WORK) == (2 * 2**30, 10 * 3_000_000_000)
+    assert "A picture may have 64 MiB and 67 million pixels" in words
+    assert (MOST_BYTES, MOST_PIXELS // 10**6) == (64 * 2**20, 67)
+    assert "recipe or result that is exported 64 KiB, a table or figure 64 MiB" in words
+    assert (SMALL, LARGE) == (64 * 2**10, 64 * 2**20)
 
 
 def test_it_is_linked() -> None:
