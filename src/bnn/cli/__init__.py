@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from bnn.cli.options import make_parser
-from bnn.cli.text import complain
-from bnn.errors import MissingExtraError, UserError, first_lines, is_out_of_memory, printable
+from bnn.cli.text import complain, reason
+from bnn.errors import MissingExtraError, UserError, first_lines, is_out_of_memory
 
 __all__ = ["main"]
 
@@ -31,15 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `bnn info ... | head`
         sys.stderr.close()
         return 1
-    except (UserError, MissingExtraError, UnicodeEncodeError) as error:  # the last of them: by `print`
-        return _complain(options.command, str(error))
-    except OSError as error:
-        where = f"{printable(error.filename)}: " if error.filename else ""
-        return _complain(options.command, f"{where}{error.strerror or error}")
+    except (UserError, MissingExtraError, OSError, UnicodeEncodeError) as error:  # the last by `print`
+        complain(f"bnn {options.command}: {reason(error)}")
+        return 2
     except Exception as error:
         if not is_out_of_memory(error):
             raise  # a fault of ours
-        return _complain(options.command, f"not enough memory: {first_lines(error)[:200]}")
+        complain(f"bnn {options.command}: not enough memory: {first_lines(error)[:200]}")
+        return 2
 
 
 @contextmanager
@@ -50,8 +49,3 @@ def _warnings_as_lines(command: str) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = show  # type: ignore[assignment]
         yield
-
-
-def _complain(command: str, message: str) -> int:
-    complain(f"bnn {command}: {' '.join(message.split())}")
-    return 2

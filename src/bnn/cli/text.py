@@ -39,10 +39,11 @@ def line_of(text: str) -> str:
 
 def reason(error: Exception) -> str:
     """What an error says, in one line, with the file that the operating system refused."""
+    text = str(error)
     if isinstance(error, OSError):
         where = f"{printable(error.filename)}: " if error.filename else ""
-        return f"{where}{error.strerror or error}"
-    return " ".join(str(error).split())
+        text = f"{where}{error.strerror or error}"
+    return " ".join(text.split())
 
 
 def percent(share: float) -> str:
