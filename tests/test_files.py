@@ -152,10 +152,11 @@ def test_pipes_and_devices_are_written_to(tmp_path: Path) -> None:
     assert pipe.read_bytes() == b"content"
     writer.join()
     assert pipe.is_fifo()
-    code = "from bnn.files import write_atomically; write_atomically('/dev/stdout', b'content')"
+    code = "print('before', flush=True)\nfrom bnn.files import write_atomically\n"
+    code += "write_atomically('/dev/stdout', b'content')"
     with (tmp_path / "output").open("wb") as output:
         subprocess.run([sys.executable, "-c", code], stdout=output, check=True, timeout=300)
-    assert (tmp_path / "output").read_bytes() == b"content"
+    assert (tmp_path / "output").read_bytes() == b"before\ncontent"
     assert Path("/dev/stdout").is_symlink()
 
 
@@ -328,6 +329,24 @@ def test_what_a_lock_says_is_checked(tmp_path: Path) -> None:
         (tmp_path / files.LOCK).write_text("\x1b[2J")
         with pytest.raises(UserError, match=r"written by another process$"), one_writer(tmp_path):
             pass
+
+
+@links
+@pytest.mark.parametrize("kind", ["link", "hard link", "pipe"])
+def test_what_is_planted_as_a_lock_is_not_written_to(tmp_path: Path, kind: str) -> None:
+    """A run's folder may come from others: nothing outside it changes, and nobody waits for a pipe."""
+    target, lock = tmp_path / "target", tmp_path / "run" / files.LOCK
+    target.write_text("mine")
+    lock.parent.mkdir()
+    if kind == "link":
+        lock.symlink_to(target)
+        with pytest.raises(OSError, match=r"lock'$"), one_writer(lock.parent):
+            pass
+    else:
+        lock.hardlink_to(target) if kind == "hard link" else os.mkfifo(lock)
+        check_no_writer(lock.parent)
+    check_no_writer(lock.parent)
+    assert target.read_text() == "mine"
 
 
 @pytest.mark.usefixtures("without_locks")

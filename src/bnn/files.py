@@ -63,7 +63,7 @@ def replacing(path: str | Path, *, keep: Path | None = None) -> Iterator[BinaryI
     """
     path = Path(path)
     if is_stream(path):
-        with path.open("wb") as stream:
+        with path.open("ab") as stream:  # standard output may lead to a file, and have something in it
             yield stream
         return
     sweep(path)
@@ -213,15 +213,23 @@ def one_writer(folder: str | Path) -> Iterator[None]:
                     stacklevel=3,
                 )
             else:
-                since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-                text = f"process {os.getpid()} on {platform.node()} since {since}"
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, text.encode(errors="replace"))
+                _sign(descriptor)
             yield
     finally:
         for path in made:
             with suppress(OSError):  # not empty: it is in use
                 path.rmdir()
+
+
+def _sign(descriptor: int) -> None:
+    """Writes who holds a lock into its file, for those who are kept out."""
+    since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    text = f"process {os.getpid()} on {platform.node()} since {since}"
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:  # no pipe, and no link to somebody's file
+        with suppress(OSError):  # a full disk will be met by what matters
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, text.encode(errors="replace"))
 
 
 def check_no_writer(folder: Path) -> None:
