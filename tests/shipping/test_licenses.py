@@ -30,6 +30,7 @@ CLASSIFIERS = {
     "Apache Software License": {"Apache-2.0"},
     "MIT License": {"MIT"},
     "BSD License": {"BSD-2-Clause", "BSD-3-Clause"},
+    "Mozilla Public License 2.0 (MPL 2.0)": {"MPL-2.0"},
     "Python Software Foundation License": {"PSF-2.0"},
 }
 ROWS = re.findall(
