@@ -8,6 +8,7 @@ A recipe is a TOML file of these fields; those that ship are in `bnn/recipes`. E
 
 import difflib
 import json
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -17,8 +18,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from bnn.errors import UserError
+from bnn.files import read_whole
 
 __all__ = ["ConfigError", "TrainConfig", "recipes"]
+
+MOST_BYTES = 1 << 16  # of a recipe; those that ship have less than 2,000
 
 
 class ConfigError(UserError):
@@ -97,6 +101,7 @@ class TrainConfig:
             "momentum",
         ):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        _require(self.latent_init <= 1, "latent_init", self.latent_init, "must be at most 1, as weights are")
         for name in ("seed", "width", "batch_size", "epochs"):
             _require(getattr(self, name) < 2**31, name, getattr(self, name), "must be below 2^31")
         _require(self.recalibrate != 1, "recalibrate", 1, "has no variance: 0, or at least 2")
@@ -134,7 +139,7 @@ class TrainConfig:
             text = shipped[str(recipe)]
         elif path.suffix == ".toml" or path.is_file():
             try:
-                text = path.read_text(encoding="utf-8")
+                text = read_whole(path, MOST_BYTES).decode()
             except (OSError, UnicodeDecodeError) as error:
                 reason = getattr(error, "strerror", None) or error
                 raise ConfigError(f"recipe {recipe}: {reason}") from error
@@ -145,7 +150,7 @@ class TrainConfig:
             )
         try:
             values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # numbers of any length, lists in lists in lists
             raise ConfigError(f"recipe {recipe}: {error}") from error
         return replace(cls.from_mapping(values, f"recipe {recipe}"), **_widen(changes))
 
@@ -179,9 +184,13 @@ def _widen(values: Mapping[str, Any]) -> dict[str, Any]:
     """Integers where floats are due as floats: TOML tells 1 from 1.0."""
     hints = get_type_hints(TrainConfig)
     return {
-        name: float(value) if hints.get(name) is float and type(value) is int else value
+        name: _float(value) if hints.get(name) is float and type(value) is int else value
         for name, value in values.items()
     }
+
+
+def _float(value: int) -> float:
+    return float(value) if abs(value) < 2**1000 else math.inf  # which is refused
 
 
 def nearest(name: str, known: Any) -> str:
@@ -192,18 +201,27 @@ def nearest(name: str, known: Any) -> str:
 
 def _require(condition: bool, name: str, value: Any, rule: str) -> None:
     if not condition:
-        raise ConfigError(f"{name} = {value!r} {rule}")
+        raise ConfigError(f"{name} = {_quoted(value)} {rule}")
+
+
+def _quoted(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python writes no integers of thousands of digits
+        return f"({type(value).__name__})"
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
     if get_origin(hint) is Literal:
         choices = get_args(hint)
         if value not in choices:
-            hinted = nearest(str(value), choices)
-            raise ConfigError(f"{name} = {value!r} is not one of {', '.join(choices)}{hinted}")
+            hinted = nearest(value, choices) if isinstance(value, str) else ""
+            raise ConfigError(f"{name} = {_quoted(value)} is not one of {', '.join(choices)}{hinted}")
     elif type(value) is not hint:
-        raise ConfigError(f"{name} = {value!r} is not of type {hint.__name__}")
+        raise ConfigError(f"{name} = {_quoted(value)} is not of type {hint.__name__}")
     elif hint is str:
         _require(not re.search(r"[\ud800-\udfff]", value), name, value, "is no UTF-8")
+    elif hint is int:
+        _require(abs(value) < 2**63, name, value, "must be below 2^63")
     elif hint is float:
         _require(abs(value) < float("inf"), name, value, "must be finite")  # false for NaN as well

@@ -341,6 +341,8 @@ def read_whole(path: str | Path, most: int) -> bytes:
     Raises OSError: it cannot be read, is larger, or is no regular file. A pipe would be waited for, a device
     read without end.
     """
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "no path has a NUL character", str(path))
     _check_regular(path, Path(path).stat())
     # Should it have become a pipe by now, opening it does not wait.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)

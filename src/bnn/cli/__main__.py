@@ -1,7 +1,5 @@
 """`python -m bnn.cli`."""
 
-import sys
+from bnn.cli import entry
 
-from bnn.cli import main
-
-sys.exit(main())
+entry()

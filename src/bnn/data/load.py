@@ -39,7 +39,7 @@ def load_dataset(name: str, data_dir: str | Path | None = None, *, download: boo
             return load_digits()
         if name in _FROM_FILES:
             return _FROM_FILES[name](data_root(data_dir), download)
-        folder = Path(name).expanduser()
+        folder = _expanded(name)
         if folder.is_dir():
             return load_folder(folder)
     except OSError as error:  # a file that is there and cannot be read
@@ -58,9 +58,9 @@ def load_dataset(name: str, data_dir: str | Path | None = None, *, download: boo
 def data_root(data_dir: str | Path | None = None) -> Path:
     """The folder that holds the data sets: the argument, else BNN_DATA_DIR, else the user's cache folder."""
     if data_dir is not None:
-        return Path(data_dir).expanduser()
+        return _expanded(data_dir)
     if from_environment := os.environ.get("BNN_DATA_DIR"):
-        return Path(from_environment).expanduser()
+        return _expanded(from_environment)
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
         return Path(local, "binaryconnect", "binaryconnect", "Cache")
@@ -68,3 +68,13 @@ def data_root(data_dir: str | Path | None = None) -> Path:
         return Path(xdg, "binaryconnect")
     cache = Path("Library", "Caches") if sys.platform == "darwin" else Path(".cache")
     return Path.home() / cache / "binaryconnect"
+
+
+def _expanded(path: str | Path) -> Path:
+    """The path, with the home folder that a ~ stands for."""
+    if "\0" in str(path):
+        raise DataError(f"{str(path)!r}: no path has a NUL character")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{path}: whose home folder that is is not known") from error
