@@ -100,7 +100,11 @@ class Events:
         self._file = (folder / name).open("ab")
         self._records = records.RecordWriter(self._file)
         start = self._proto.SessionLog(status=self._proto.SessionLog.START)
-        self._write([{"file_version": "brain.Event:2"}, {"session_log": start, "step": first}])
+        try:
+            self._write([{"file_version": "brain.Event:2"}, {"session_log": start, "step": first}])
+        except OSError:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Self:
         return self
