@@ -30,7 +30,7 @@ def ends_well(capsys: pytest.CaptureFixture[str], argv: list[str], name: str) ->
     if status == 1:
         assert "try a lower lr" in said[0]
     if status == 2:
-        assert f"{name} = " in said[0] or "not enough memory" in said[0]
+        assert f"{name} = " in said[0] or "not enough memory" in said[0] or "2147483647 pieces" in said[0]
 
 
 @pytest.mark.slow
