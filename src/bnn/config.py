@@ -102,7 +102,7 @@ class TrainConfig:
         ):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
         _require(self.latent_init <= 1, "latent_init", self.latent_init, "must be at most 1, as weights are")
-        for name in ("seed", "width", "batch_size", "epochs"):
+        for name in ("seed", "width", "batch_size", "epochs", "accumulate", "validation", "recalibrate"):
             _require(getattr(self, name) < 2**31, name, getattr(self, name), "must be below 2^31")
         _require(self.recalibrate != 1, "recalibrate", 1, "has no variance: 0, or at least 2")
         for name in ("dropout", "dropout_in"):
@@ -221,7 +221,5 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         raise ConfigError(f"{name} = {_quoted(value)} is not of type {hint.__name__}")
     elif hint is str:
         _require(not re.search(r"[\ud800-\udfff]", value), name, value, "is no UTF-8")
-    elif hint is int:
-        _require(abs(value) < 2**63, name, value, "must be below 2^63")
     elif hint is float:
         _require(abs(value) < float("inf"), name, value, "must be finite")  # false for NaN as well
