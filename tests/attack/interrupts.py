@@ -45,7 +45,7 @@ def ones(*shape: int) -> PackedWeight:
     return PackedWeight(np.zeros((shape[0], bits.words_per_row(int(np.prod(shape[1:])))), np.uint64), shape)
 
 
-def model_of(channels: int, *slow: Node) -> PackedModel:
+def model_of(*slow: Node) -> PackedModel:
     """The digits in the middle of a large image, then what is slow, then ten classes."""
     scale, one = np.ones(4, np.float32), np.ones(10, np.float32)
     grown = Conv2d(
@@ -53,17 +53,31 @@ def model_of(channels: int, *slow: Node) -> PackedModel:
     )
     small = AvgPool2d(name="small", inputs=(slow[-1].name,), kernel=(1, 1), stride=(2**20, 2**20))
     flat = Flatten(name="flat", inputs=("small",))
-    last = Linear(name="last", inputs=("flat",), weight=ones(10, channels), scale=one, shift=one)
+    last = Linear(name="last", inputs=("flat",), weight=ones(10, 4), scale=one, shift=one)
     contract = InputContract((1, SIDE, SIDE), (0.5,), (0.5,), tuple(map(str, range(10))))
     return PackedModel(contract, (grown, *slow, small, flat, last), {"data": "digits"})
 
 
-def convolution(source: str, packed: bool = True, channels: int = 256, groups: int = 1) -> Conv2d:
-    weight = ones(channels, 4 // groups, 61, 61)
-    dense = np.ones(weight.shape, np.float32)
-    return Conv2d(
-        name="slow", inputs=(source,), weight=weight if packed else dense, padding=(30,) * 4, groups=groups
-    )
+def convolutions(packed: bool = True, signs: bool = False, groups: int = 1) -> list[Node]:
+    """Many of few weights, so that nearly all of the time goes into running them."""
+    nodes, source = list[Node](), "grown"
+    for i in range(40):
+        if signs:
+            nodes.append(Sign(name=f"sign{i}", inputs=(source,)))
+            source = f"sign{i}"
+        weight = ones(4, 4 // groups, 31, 31)
+        dense = np.full(weight.shape, 1e-4, np.float32)
+        nodes.append(
+            Conv2d(
+                name=f"conv{i}",
+                inputs=(source,),
+                weight=weight if packed else dense,
+                padding=(15,) * 4,
+                groups=groups,
+            )
+        )
+        source = f"conv{i}"
+    return nodes
 
 
 def pool(cls: type[MaxPool2d] | type[AvgPool2d], source: str) -> Node:
@@ -72,13 +86,13 @@ def pool(cls: type[MaxPool2d] | type[AvgPool2d], source: str) -> Node:
 
 SIGN = Sign(name="sign", inputs=("grown",))
 MODELS: dict[str, Callable[[], PackedModel]] = {
-    "float x ±1": lambda: model_of(256, convolution("grown")),
-    "±1 x ±1": lambda: model_of(256, SIGN, convolution("sign")),
-    "float": lambda: model_of(64, convolution("grown", packed=False, channels=64)),
-    "depthwise": lambda: model_of(4, convolution("grown", channels=4, groups=4)),
-    "largest": lambda: model_of(4, pool(MaxPool2d, "grown")),
-    "largest of signs": lambda: model_of(4, SIGN, pool(MaxPool2d, "sign")),
-    "mean": lambda: model_of(4, pool(AvgPool2d, "grown")),
+    "float x ±1": lambda: model_of(*convolutions()),
+    "±1 x ±1": lambda: model_of(*convolutions(signs=True)),
+    "float": lambda: model_of(*convolutions(packed=False)),
+    "depthwise": lambda: model_of(*convolutions(groups=4)),
+    "largest": lambda: model_of(pool(MaxPool2d, "grown")),
+    "largest of signs": lambda: model_of(SIGN, pool(MaxPool2d, "sign")),
+    "mean": lambda: model_of(pool(AvgPool2d, "grown")),
 }
 PROGRAM = "import sys; from bnn.cli import main; print('ready', flush=True); sys.exit(main())"
 

@@ -37,13 +37,17 @@ from numpy.typing import NDArray
 
 from bnn.errors import UserError
 from bnn.packed.demand import check_limits
+from bnn.packed.limits import MAX_WORK
 from bnn.packed.model import PackedModel
 from bnn.packed.serialization import FormatError
 
 Array = NDArray[Any]
 
 SECONDS, BYTES = 10.0, 2 * 10**9
-"""What a case may take; with sanitizers ten times as long, and any memory, for they take much themselves."""
+"""What a case may take."""
+
+SLOWER = 20
+"""With sanitizers it may take so many times as long, may ask for so much less, and take any memory."""
 
 POOL = 64
 MOST_INPUTS = 200  # of all nodes of what is compared, some hundred times
@@ -68,7 +72,7 @@ def use_module(path: Path) -> None:
 # --- one case ---------------------------------------------------------------------------------------------
 
 
-def check(content: bytes, path: Path) -> tuple[str, PackedModel | None]:
+def check(content: bytes, path: Path, plain: bool = True) -> tuple[str, PackedModel | None]:
     """What becomes of a file: "refused", "greedy", "large" or "run", and the model if it may be a parent.
 
     Raises whatever is a finding.
@@ -79,7 +83,7 @@ def check(content: bytes, path: Path) -> tuple[str, PackedModel | None]:
     except FormatError:
         return "refused", None
     try:
-        check_limits(model, threads=3)
+        check_limits(model, threads=3, max_work=MAX_WORK if plain else MAX_WORK // SLOWER)
     except UserError:
         return "greedy", None
     work = work_of(model)
@@ -190,10 +194,9 @@ class Fuzzer:
         """One case; what became of it."""
         index, start, computed = self.counts.total(), time.monotonic(), time.process_time()
         content = self.case(index)
-        outcome, model = check(content, self.path)
+        outcome, model = check(content, self.path, self.plain)
         taken = min(time.monotonic() - start, time.process_time() - computed)  # on a busy machine
-        slower = 1 if self.plain else 10
-        if taken > slower * SECONDS or (self.plain and peak() > BYTES):
+        if taken > (1 if self.plain else SLOWER) * SECONDS or (self.plain and peak() > BYTES):
             raise FindingError(f"{outcome}: {taken:.1f} s, {peak() / 1e9:.2f} GB")
         self.slowest = max(self.slowest, (taken, index))
         self.path.unlink()  # what is found there at the end is a finding
@@ -229,7 +232,7 @@ def fuzz(seed: int, seconds: float, iterations: int, folder: Path, plain: bool) 
     start = shown = time.monotonic()
     print(f"seed {seed}; {', '.join(instruction_sets())}", flush=True)
     while fuzzer.counts.total() < iterations and time.monotonic() - start < seconds:
-        faulthandler.dump_traceback_later(20 * SECONDS, exit=True)
+        faulthandler.dump_traceback_later(4 * SLOWER * SECONDS, exit=True)
         fuzzer.step()
         if time.monotonic() - shown > 5:
             shown = time.monotonic()
@@ -277,9 +280,9 @@ def main() -> int:
     if arguments.module and (arguments.file or arguments.folder):
         use_module(arguments.module)
     if arguments.file:
-        faulthandler.dump_traceback_later(20 * SECONDS, exit=True)
+        faulthandler.dump_traceback_later(4 * SLOWER * SECONDS, exit=True)
         with tempfile.TemporaryDirectory() as name:
-            print(check(arguments.file.read_bytes(), Path(name, "case.bnn"))[0])
+            print(check(arguments.file.read_bytes(), Path(name, "case.bnn"), not arguments.module)[0])
     elif arguments.folder:
         fuzz(arguments.seed, arguments.seconds, arguments.iterations, arguments.folder, not arguments.module)
     else:

@@ -3,6 +3,7 @@
 Nothing here imports torch but `train` and `study`, inside their functions: the rest runs without.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # a closed pipe shows here, not at exit
         return status
     except KeyboardInterrupt:
+        gc.freeze()  # or Python, at its end, looks at all that libraries made: a second on a busy machine
         complain("")  # below ^C
         complain(f"{command}: interrupted")
         return 130

@@ -204,7 +204,7 @@ class Node:
             inputs, kinds: of the inputs.
             contract: what the model takes.
         """
-        return self._passes(shape, inputs, 2)
+        return self._passes(shape, inputs, 4)
 
     def _passes(self, shape: Shape, inputs: Sequence[Shape], cycles: int) -> Costs:
         """A pass over all entries, so many cycles for each."""
@@ -526,7 +526,7 @@ class _Pool2d(Node):
     def costs(
         self, shape: Shape, inputs: Sequence[Shape], kinds: Sequence[Kind], contract: InputContract
     ) -> Costs:
-        passes, (top, bottom, left, right) = self._passes(shape, inputs, 2), self.padding
+        passes, (top, bottom, left, right) = self._passes(shape, inputs, 4), self.padding
         channels, height, width = inputs[0]
         padded = channels * (height + top + bottom) * (width + left + right)
         return replace(
