@@ -344,7 +344,8 @@ def test_what_is_planted_as_a_lock_is_not_written_to(tmp_path: Path, kind: str) 
             pass
     else:
         lock.hardlink_to(target) if kind == "hard link" else os.mkfifo(lock)
-        check_no_writer(lock.parent)
+        with one_writer(lock.parent), pytest.raises(UserError, match=r"written by another process$"):
+            check_no_writer(lock.parent)
     check_no_writer(lock.parent)
     assert target.read_text() == "mine"
 

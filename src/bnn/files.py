@@ -242,8 +242,8 @@ def check_no_writer(folder: Path) -> None:
 def _holder(lock: Path) -> str:
     """Who holds a folder's lock, as it says there."""
     with suppress(OSError):
-        text = lock.read_bytes()[:200].decode(errors="replace")
-        if text and text.isprintable():
+        text = read_whole(lock, 200).decode(errors="replace")
+        if re.fullmatch(r"process \d+ on [\w.-]+ since [\d: -]+ UTC", text):  # not what was planted
             return text
     return "another process"
 

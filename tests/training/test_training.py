@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import math
+import os
 import random
 import shutil
 import zipfile
@@ -357,6 +358,15 @@ def test_both_checkpoints_damaged(run):
     with pytest.raises(RunError, match=r"checkpoint\.pt is damaged"):
         train(_config(), run, resume=True)
     assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_no_checkpoint(run):
+    """It is not waited for."""
+    (run / "checkpoint.pt").unlink()
+    os.mkfifo(run / "checkpoint.pt")
+    with pytest.raises(RunError, match=r"checkpoint\.pt is no file"):
+        load_trained(run)
 
 
 def test_too_little_memory_is_no_damage(run, monkeypatch):

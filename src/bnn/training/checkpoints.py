@@ -129,6 +129,8 @@ def read_checkpoint(out: Path, name: str = CHECKPOINT) -> tuple[TrainConfig, dic
         OSError: it cannot be read.
     """
     path = out / name
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise RunError(f"{path} is no file")
     try:
         written = path.read_bytes()
     except FileNotFoundError as error:
