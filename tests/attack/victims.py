@@ -1,6 +1,7 @@
 """What the trials of writing attack: models that tell whose they are, and short runs with their ends."""
 
 import csv
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import INPUT, Affine, Flatten, InputContract, Linear, PackedWeight
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for those started: several wait for each other
 TRAIN = [
     sys.executable, "-m", "bnn.cli", "train", "digits", "--weights", "stochastic", "--dropout", "0.2",
     "--batch-size", "20", "--lr", "0.01",
