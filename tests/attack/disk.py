@@ -21,7 +21,7 @@ from pathlib import Path
 
 from victims import TRAIN, contents, hidden, outcome, some_model
 
-SIZES = (0, 100, 1_000, 4_000, 10_000, 30_000, 60_000, 150_000, 400_000)
+SIZES = (50, 100, 1_000, 4_000, 10_000, 30_000, 60_000, 150_000, 400_000)
 RUN = [*TRAIN, "--epochs", "3", "--width", "32"]
 BNN = [sys.executable, "-m", "bnn.cli"]
 SAVE = "import sys, bnn; bnn.PackedModel.load(sys.argv[1]).save(sys.argv[2])"
@@ -52,8 +52,8 @@ def disk(folder: Path, tmpfs: bool) -> Iterator[None]:
 def full(folder: Path, size: int, tmpfs: bool) -> Iterator[None]:
     """Little room within it: for each file that a process writes, or on the disk, beside what is there."""
     if tmpfs:
-        used = shutil.disk_usage(folder).used
-        subprocess.run(["mount", "-o", f"remount,size={used + size}", folder], check=True, timeout=300)
+        most = max(shutil.disk_usage(folder).used + size, 4096)  # 0 would be without end
+        subprocess.run(["mount", "-o", f"remount,size={most}", folder], check=True, timeout=300)
         yield
         subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True, timeout=300)
         return
