@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bnn.cli import main
+from bnn.export.folder import make
 from bnn.packed.model import PackedModel
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60).filter(lambda text: text.strip(" "))
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60).filter(str.strip)
 
 
 @pytest.mark.slow
@@ -28,6 +29,13 @@ def test_no_text_gets_through(tmp_path: Path) -> None:
 def test_any_text(door: texts.Door, text: str, tmp_path: Path) -> None:
     """For any label, name and note: what is printed and written is safe, and built as it would be."""
     door(text, tmp_path)
+
+
+def test_names_of_spaces_are_none(tmp_path: Path) -> None:
+    """A data set or network named by white space alone is not named in the card."""
+    readme = make(texts.model_of("\xa0")).files["README.md"].decode()
+    assert "datasets:" not in readme
+    assert "\n# network\n" in readme
 
 
 def test_a_door_that_leaks_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

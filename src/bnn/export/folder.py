@@ -137,11 +137,11 @@ def _check(result: Mapping[str, Any]) -> None:
 
 
 def _data(model: PackedModel, config: TrainConfig | None) -> str:
-    return model.about.get("data") or (config.data if config else "")
+    return model.about.get("data", "").strip() or (config.data.strip() if config else "")
 
 
 def _architecture(model: PackedModel) -> str:
-    return model.about.get("model") or "network"
+    return model.about.get("model", "").strip() or "network"
 
 
 def _front_matter(model: PackedModel, config: TrainConfig | None, result: Mapping[str, Any]) -> list[str]:
