@@ -94,7 +94,9 @@ MODELS: dict[str, Callable[[], PackedModel]] = {
     "largest of signs": lambda: model_of(SIGN, pool(MaxPool2d, "sign")),
     "mean": lambda: model_of(pool(AvgPool2d, "grown")),
 }
-PROGRAM = "import sys, bnn.cli.options; from bnn.cli import main; print('ready', flush=True); sys.exit(main())"
+PROGRAM = (
+    "import sys, bnn.cli.options; from bnn.cli import main; print('ready', flush=True); sys.exit(main())"
+)
 
 
 def trial(rng: random.Random, model: Path, picture: Path) -> tuple[float, int]:
