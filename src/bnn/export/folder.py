@@ -137,11 +137,16 @@ def _check(result: Mapping[str, Any]) -> None:
 
 
 def _data(model: PackedModel, config: TrainConfig | None) -> str:
-    return model.about.get("data", "").strip() or (config.data.strip() if config else "")
+    return _seen(model.about.get("data", "")) or _seen(config.data if config else "")
 
 
 def _architecture(model: PackedModel) -> str:
-    return model.about.get("model", "").strip() or "network"
+    return _seen(model.about.get("model", "")) or "network"
+
+
+def _seen(name: str) -> str:
+    """The name, or nothing where nothing would be seen of it."""
+    return name if printable(name).strip() else ""
 
 
 def _front_matter(model: PackedModel, config: TrainConfig | None, result: Mapping[str, Any]) -> list[str]:
