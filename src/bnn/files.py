@@ -5,6 +5,7 @@ stale, and what lies beside a path without a lock was left behind by a writer th
 """
 
 import errno
+import hashlib
 import os
 import platform
 import re
@@ -23,8 +24,9 @@ from bnn.errors import UserError
 
 __all__ = [
     "LOCK",
-    "check_no_writer",
     "is_stream",
+    "make_own_folder",
+    "no_writer",
     "one_writer",
     "read_whole",
     "replace_folder",
@@ -40,14 +42,14 @@ LOCK = ".bnn.lock"
 # --- files ------------------------------------------------------------------------------------------------
 
 
-def write_atomically(path: str | Path, content: bytes, *, keep: Path | None = None) -> None:
+def write_atomically(path: str | Path, content: bytes, *, stream: bool = False) -> None:
     """Writes `content` to `path`, whole or not at all: `replacing`, for what is in memory."""
-    with replacing(path, keep=keep) as file:
+    with replacing(path, stream=stream) as file:
         file.write(content)
 
 
 @contextmanager
-def replacing(path: str | Path, *, keep: Path | None = None) -> Iterator[BinaryIO]:
+def replacing(path: str | Path, *, keep: Path | None = None, stream: bool = False) -> Iterator[BinaryIO]:
     """Gives a file to write to, which takes the place of `path` once the block ends well and it is on disk.
 
         with replacing("curves.png") as file:
@@ -55,16 +57,17 @@ def replacing(path: str | Path, *, keep: Path | None = None) -> Iterator[BinaryI
 
     If the block raises, `path` is as it was. It may be called for one path by several threads and processes
     at once: each writes a file of its own, and the last to end stays. What killed writers of `path` left
-    behind is removed. A pipe or a device cannot be replaced, and is written to.
+    behind is removed.
 
     Args:
-        path: the file; a link is replaced, not followed.
+        path: the file; a link or a pipe is replaced, not followed or written to.
         keep: where the file that was there goes, in the moment in which the new one comes.
+        stream: for paths that users name, not for what lies in a folder: write to it if it `is_stream`.
     """
     path = Path(path)
-    if is_stream(path):
-        with path.open("ab") as stream:  # standard output may lead to a file, and have something in it
-            yield stream
+    if stream and is_stream(path):
+        with path.open("ab") as opened:  # standard output may lead to a file, and have something in it
+            yield opened
         return
     sweep(path)
     token = secrets.token_hex(8)
@@ -76,15 +79,38 @@ def replacing(path: str | Path, *, keep: Path | None = None) -> Iterator[BinaryI
                     yield file
                     file.flush()
                     os.fsync(file.fileno())
-                if keep is not None and path.is_file():
-                    path.replace(keep)
+                if keep is not None:
+                    _keep(path, keep)
                 temporary.replace(path)
+                _sync(path.parent)
             finally:
                 temporary.unlink(missing_ok=True)
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(temporary), str(claim)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names no file
+
+
+def _keep(path: Path, keep: Path) -> None:
+    """Gives a file a second name, so that there is one at `path` at every moment."""
+    if path.is_symlink() or not path.is_file():
+        return
+    keep.unlink(missing_ok=True)
+    try:
+        keep.hardlink_to(path)
+    except OSError:  # the file system has no hard links
+        path.replace(keep)
+
+
+def _sync(folder: Path) -> None:
+    """Brings to disk which names a folder has, where the system can."""
+    if sys.platform != "win32":
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def is_stream(path: Path) -> bool:
@@ -101,8 +127,7 @@ def sweep(path: Path) -> None:
 
     Nothing is done where the folder cannot be read or locks are missing.
     """
-    name = re.escape(path.name[:_SHORT])
-    ours = re.compile(rf"\.{name}\.(?P<token>[0-9a-f]{{16}})\.(lock|tmp)")
+    ours = re.compile(rf"{re.escape(_beside(path).name)}\.(?P<token>[0-9a-f]{{16}})\.(lock|tmp)")
     earlier = re.compile(rf"\.{re.escape(path.stem)}\.\d+\.tmp{re.escape(path.suffix)}")
     with suppress(OSError):
         for entry in [*path.parent.iterdir()]:
@@ -153,7 +178,7 @@ def replace_folder(path: str | Path, files: Mapping[str, bytes], *, replace: boo
 
 def _restore(path: Path) -> None:
     """Puts back the folder of a writer that was killed between its two moves; removes what others left."""
-    pattern = re.compile(rf"\.{re.escape(path.name[:_SHORT])}\.([0-9a-f]{{16}}|\d+)\.(new|old)")
+    pattern = re.compile(rf"{re.escape(_beside(path).name)}\.[0-9a-f]{{16}}\.(new|old)")
     found = [entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name) and entry.is_dir()]
     for entry in found:
         if entry.suffix == ".old" and not path.exists():
@@ -177,10 +202,24 @@ def _move(new: Path, path: Path, old: Path | None) -> None:
         if old is not None and path.exists():
             path.rename(old)
         new.rename(path)
+        _sync(path.parent)
     except BaseException:  # Ctrl-C as well
         if old is not None and old.exists() and not path.exists():
             old.rename(path)
         raise
+
+
+def make_own_folder(path: Path) -> None:
+    """Makes a folder in a folder. What is there already may be a stranger's: it is no link to elsewhere.
+
+    Raises:
+        UserError: it is a link, or no folder.
+        OSError: it cannot be made.
+    """
+    with suppress(FileExistsError):
+        path.mkdir()
+    if path.is_symlink() or not path.is_dir():
+        raise UserError(f"{path} is no folder, or leads to another: delete it")
 
 
 @contextmanager
@@ -188,10 +227,12 @@ def one_writer(folder: str | Path) -> Iterator[None]:
     """Keeps every other writer out of a folder while the block runs; makes it if it is not there.
 
     It is held by a lock on a file in it, which goes with the block, as do folders that were made
-    and stayed empty. Where the file system has no locks, a RuntimeWarning says so.
+    and stayed empty. Where the file system has no locks, a RuntimeWarning says so. Readers in `no_writer`
+    are waited for.
 
     Raises:
-        UserError: another has it, in this process or elsewhere; the message says who.
+        UserError: another has it, in this process or elsewhere; the message says who. Or what is there in
+            the lock's place was not made by this function.
         OSError: it cannot be made or written to, or is a file.
     """
     folder = Path(folder)
@@ -201,6 +242,7 @@ def one_writer(folder: str | Path) -> Iterator[None]:
     made = [path for path in lock.parents if not path.exists()]
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
+        _check_ours(folder / LOCK)
         with ExitStack() as stack:
             try:
                 descriptor = stack.enter_context(_held(lock))
@@ -214,6 +256,8 @@ def one_writer(folder: str | Path) -> Iterator[None]:
                 )
             else:
                 _sign(descriptor)
+            if sys.platform != "win32":
+                stack.enter_context(_held_to_read(folder, shared=False))
             yield
     finally:
         for path in made:
@@ -232,11 +276,28 @@ def _sign(descriptor: int) -> None:
             os.write(descriptor, text.encode(errors="replace"))
 
 
-def check_no_writer(folder: Path) -> None:
-    """Raises UserError if a run or a study is writing to the folder; makes nothing in it."""
-    if (folder / LOCK).exists():  # else there is none, and the folder may be one that can only be read
-        with suppress(OSError), one_writer(folder):
-            pass
+def _check_ours(lock: Path) -> None:
+    with suppress(FileNotFoundError):
+        status = lock.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:  # a pipe, a link, somebody's file
+            raise UserError(f"{lock} is no file of ours: delete it")
+
+
+@contextmanager
+def no_writer(folder: str | Path) -> Iterator[None]:
+    """Keeps writers out of a folder while the block reads it. Nothing in it is made, changed or removed.
+
+    Where it cannot be locked, nothing keeps them out: compare at the end what was read at the beginning.
+
+    Raises:
+        UserError: a run or a study is writing to it; the message says who.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_held_to_read(Path(folder), shared=True))
+        except BlockingIOError as error:
+            raise UserError(f"{folder} is being written by {_holder(Path(folder, LOCK))}") from error
+        yield
 
 
 def _holder(lock: Path) -> str:
@@ -250,11 +311,11 @@ def _holder(lock: Path) -> str:
 
 # --- locks ------------------------------------------------------------------------------------------------
 
-_SHORT = 50  # characters of a name in hidden names: four bytes each, and what is added, are below 255
-
 
 def _beside(path: Path, *parts: str) -> Path:
-    return path.with_name(".".join(("", path.name[:_SHORT], *parts)))
+    """A hidden name: no other path has it, and it is below 255 bytes, as a character has four at most."""
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    return path.with_name(".".join(("", path.name[:40], digest, *parts)))
 
 
 @contextmanager
@@ -266,28 +327,83 @@ def _held(path: Path, wait: bool = False) -> Iterator[int | None]:
     Raises:
         BlockingIOError: another has the lock and `wait` is false.
     """
+    owner = os.getpid()
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        descriptor = _open(path, os.O_RDWR | os.O_CREAT)
         try:
             locked = _lock(descriptor, wait)
             if not locked or _is_at(path, descriptor):
                 break
         except BaseException:
-            os.close(descriptor)
+            _close(descriptor)
             raise
-        os.close(descriptor)  # whoever had it has removed the file meanwhile
+        _close(descriptor)  # whoever had it has removed the file meanwhile
     try:
         yield descriptor if locked else None
     finally:
-        if sys.platform != "win32":  # where only a closed file can be removed, and no open one by others
-            with suppress(OSError):
-                path.unlink()
-        if locked:
-            _unlock(descriptor)  # a child that was forked has the file open as well
-        os.close(descriptor)
-        if sys.platform == "win32":
-            with suppress(OSError):
-                path.unlink()
+        if os.getpid() == owner:  # else this is a child that was forked in the block
+            _give_back(path, descriptor, locked)
+
+
+def _give_back(path: Path, descriptor: int, locked: bool) -> None:
+    if sys.platform != "win32":  # where only a closed file can be removed, and no open one by others
+        with suppress(OSError):
+            path.unlink()
+    if locked:
+        _unlock(descriptor)  # a child of another's fork may have the file open as well
+    _close(descriptor)
+    if sys.platform == "win32":
+        with suppress(OSError):
+            path.unlink()
+
+
+@contextmanager
+def _held_to_read(folder: Path, shared: bool) -> Iterator[None]:
+    """Holds the lock by which readers keep writers out: that of the folder itself, which has always a file to
+    lock. Windows locks no folder: there it is the writer's own.
+
+    Does nothing where it cannot be locked.
+
+    Raises:
+        BlockingIOError: a writer has it, and `shared` is true. If it is false, readers are waited for.
+    """
+    folder, owner = folder.resolve(), os.getpid()
+    try:
+        descriptor = _open(folder / LOCK if sys.platform == "win32" else folder, os.O_RDONLY)
+    except OSError:
+        yield
+        return
+    try:
+        _lock(descriptor, wait=not shared, shared=shared)
+        yield
+    finally:
+        if os.getpid() == owner:
+            _close(descriptor)
+
+
+_open_locks: set[int] = set()
+"""Descriptors of locks. A child that is forked closes them, or it would hold the lock of a dead parent."""
+
+
+def _open(path: Path, flags: int) -> int:
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(path, flags, 0o666)
+    _open_locks.add(descriptor)
+    return descriptor
+
+
+def _close(descriptor: int) -> None:
+    _open_locks.remove(descriptor)
+    os.close(descriptor)
+
+
+def _close_in_child() -> None:
+    while _open_locks:
+        os.close(_open_locks.pop())  # which unlocks nothing as long as the parent has it open
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
@@ -300,7 +416,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
 if sys.platform == "win32":
     import msvcrt
 
-    def _lock(descriptor: int, wait: bool) -> bool:
+    def _lock(descriptor: int, wait: bool, shared: bool = False) -> bool:  # which msvcrt has not
         os.lseek(descriptor, 2**31 - 2, os.SEEK_SET)  # far behind the end: a locked byte cannot be read
         try:
             msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
@@ -318,10 +434,11 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _lock(descriptor: int, wait: bool) -> bool:
+    def _lock(descriptor: int, wait: bool, shared: bool = False) -> bool:
         """Whether the lock is ours: False where the file system has none. BlockingIOError: another has it."""
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(descriptor, kind | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise
         except OSError:

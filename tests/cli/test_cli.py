@@ -14,7 +14,7 @@ from PIL import Image
 from bnn.cli import main
 from bnn.data import load_dataset
 from bnn.errors import UserError
-from bnn.files import check_no_writer, one_writer
+from bnn.files import no_writer, one_writer
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import AvgPool2d, Flatten, InputContract, MaxPool2d
 from bnn.runtime import load
@@ -327,8 +327,9 @@ def test_several_seeds_hold_the_folder_around_them(tmp_path, monkeypatch):
     held = []
 
     def train(config, folder, **options):
-        with pytest.raises(UserError, match="seeds is being written by process"):
-            check_no_writer(tmp_path / "seeds")
+        around = no_writer(tmp_path / "seeds")
+        with pytest.raises(UserError, match="seeds is being written by process"), around:
+            pass
         held.append(folder.name)
         raise KeyboardInterrupt
 

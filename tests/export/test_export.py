@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -295,11 +296,31 @@ def test_a_file_is_no_folder(model: PackedModel, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_what_is_no_regular_file_is_never_replaced(model: PackedModel, tmp_path: Path) -> None:
-    """Neither a pipe nor a device is, whatever is forced."""
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(FileExistsError, match="pipe: exists and is no file"):
-        export(model, "onnx", tmp_path / "pipe", force=True)
-    assert (tmp_path / "pipe").is_fifo()
+    """A pipe or a device is written to; no folder is put in its place, whatever is forced."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(FileExistsError, match="pipe: exists and is no folder"):
+        export(model, "folder", pipe, force=True)
+    writer = threading.Thread(target=export, args=[model, "onnx", pipe])
+    writer.start()
+    content = pipe.read_bytes()
+    writer.join()
+    export(model, "onnx", tmp_path / "file")
+    assert (content, pipe.is_fifo()) == ((tmp_path / "file").read_bytes(), True)
+    export(model, "onnx", "/dev/null")
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs /dev/stdout")
+def test_standard_output_gets_the_file_and_nothing_else(model: PackedModel, tmp_path: Path) -> None:
+    """What was written is said on standard error."""
+    model.save(tmp_path / "m.bnn")
+    argv = ["export", str(tmp_path / "m.bnn"), "--to", "onnx"]
+    command = [sys.executable, "-m", "bnn.cli", *argv, "/dev/stdout"]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=300)
+    assert main([*argv, str(tmp_path / "file")]) == 0
+    assert done.stdout == (tmp_path / "file").read_bytes()
+    assert b"/dev/stdout: an ONNX file" in done.stderr
 
 
 def test_a_file_is_replaced_only_with_force(model: PackedModel, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import yaml
 from support.helpers import model_of, one_of_each, random_pixels
 
 import bnn
+import bnn.export.folder as folder_module
 from bnn.cli import main
 from bnn.config import TrainConfig
 from bnn.errors import UserError
@@ -25,6 +26,7 @@ from bnn.packed.costs import packed_summary
 from bnn.packed.model import PackedModel
 from bnn.packed.nodes import ReLU
 from bnn.runtime import Runner
+from bnn.training.run import Result
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +256,11 @@ def test_another_model_is_refused(broken: Path) -> None:
         ("result.json", b'{"packed": NaN}', "packed is nan, no accuracy"),
         ("result.json", b'{"validation": 98.5}', "validation is 98.5, no accuracy"),
         ("result.json", b'{"test_samples": "all"}', "test_samples is 'all', no number"),
+        ("result.json", b'{"packed": 0.5, "x": 1e999}', "x is inf, no field of a result"),
+        ("result.json", b'{"recalibrated": [[[]]]}', "recalibrated is [[[]]], no field of a result"),
+        ("result.json", b'{"trained": true}', "trained is True, no accuracy"),
+        ("result.json", b'{"packed_bytes": Infinity}', "packed_bytes is inf, no number"),
+        ("result.json", b'{"frozen_weights": {}}', "frozen_weights is {}, no text"),
         ("result.json", b"[" * 60_000, "result.json of the run: maximum recursion depth"),
         ("result.json", b" " * 70_000, "result.json of the run: larger than 65,536 bytes"),
         ("config.toml", b"epochs =", "config.toml of the run: "),
@@ -316,15 +323,61 @@ def test_a_file_may_not_be_large(broken: Path) -> None:
 def test_what_is_published_is_written_anew(broken: Path) -> None:
     """Recipe and result are those that were understood: a comment, a mark in a string do not go on."""
     (broken / "config.toml").write_text('seed = 3  # \u202e\ndata = "none"\n', encoding="utf-8")
-    (broken / "result.json").write_text('{"packed": 0.00001, "x": "\u202e"}', encoding="utf-8")
+    (broken / "result.json").write_text('{"packed": 0.00001, "trained_weights": "\u202e"}', encoding="utf-8")
     node = ReLU(name="r", inputs=("input",))
     model = PackedModel(bnn.packed.nodes.InputContract((1, 2, 2)), (node,), {"data": "none"})
     model.save(broken / "model.bnn")
     files = make(model, run=broken).files
     assert files["config.toml"].decode() == TrainConfig(seed=3, data="none").to_toml()
-    assert files["result.json"].decode() == '{\n  "packed": 1e-05,\n  "x": "\\u202e"\n}\n'
+    assert files["result.json"].decode() == '{\n  "packed": 1e-05,\n  "trained_weights": "\\u202e"\n}\n'
     front = yaml.safe_load(files["README.md"].decode().split("---\n")[1])
     assert front["model-index"][0]["results"][0]["metrics"] == [{"type": "accuracy", "value": 1e-5}]
+
+
+def test_the_fields_of_a_result_are_known() -> None:
+    """Those that training writes, no more and no fewer."""
+    known = {*folder_module.ACCURACIES, *folder_module.TEXTS, *folder_module.NUMBERS, folder_module.FLAG}
+    assert known == {field.name for field in fields(Result)}
+
+
+def test_a_run_that_begins_meanwhile_is_no_mixture(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing keeps it out: its model is looked at again when all else was read."""
+    real = folder_module.content_of
+
+    def content_of(path: Path, limit: int) -> bytes:
+        if path.name == "model.bnn":
+            one_of_each(seed=1).save(path)
+        return real(path, limit)
+
+    monkeypatch.setattr(folder_module, "content_of", content_of)
+    with pytest.raises(UserError, match=r"run: its model\.bnn is another model"):
+        make(one_of_each(), run=broken)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs locks of folders")
+def test_no_run_begins_while_one_is_exported(
+    broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From before the model is loaded until all files are read. Nothing is written to the run's folder."""
+    import fcntl
+
+    moments = []
+    for module, name in ((PackedModel, "load"), (folder_module, "content_of")):
+        real = getattr(module, name)
+
+        def checked(*args: Any, real: Any = real, **options: Any) -> Any:
+            descriptor = os.open(broken, os.O_RDONLY)
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as a writer does, but for the wait
+            os.close(descriptor)
+            moments.append(args[0])
+            return real(*args, **options)
+
+        monkeypatch.setattr(module, name, checked)
+    before = sorted(broken.iterdir())
+    assert main(["export", str(broken), "--to", "folder", str(tmp_path / "out")]) == 0
+    assert len(moments) == 2  # the load, and the look at the end
+    assert sorted(broken.iterdir()) == before
 
 
 def test_a_result_may_be_partial(broken: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The studies: what is done is not done again, and each runs on the digits."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,21 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         ):
             conduct(study, study.options("digits"), tmp_path)
         path.write_bytes(whole)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links")
+def test_what_is_planted_in_a_study_is_not_followed(tmp_path: Path) -> None:
+    """Cells are not written elsewhere, and a device is not read without end."""
+    study, out, elsewhere = tiny([]), tmp_path / "study", tmp_path / "elsewhere"
+    conduct(study, study.options("digits"), out)
+    (out / "cells").rename(elsewhere)
+    (out / "cells").symlink_to(elsewhere)
+    with pytest.raises(UserError, match="cells is no folder, or leads to another"):
+        conduct(study, study.options("digits"), out)
+    (out / "study.json").unlink()
+    (out / "study.json").symlink_to("/dev/zero")
+    with pytest.raises(OSError, match="a device, not a file"):
+        conduct(study, study.options("digits"), out)
 
 
 @pytest.mark.parametrize("name", ["from-scratch", "activations"])

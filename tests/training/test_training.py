@@ -7,6 +7,7 @@ import math
 import os
 import random
 import shutil
+import sys
 import zipfile
 
 import numpy as np
@@ -21,7 +22,8 @@ from bnn.data import load_dataset
 from bnn.errors import UserError
 from bnn.files import one_writer
 from bnn.freezing import freeze
-from bnn.runtime import load
+from bnn.packed.model import PackedModel
+from bnn.runtime import Runner, load
 from bnn.training import run as run_module
 from bnn.training.building import begin, build, lr_factor
 from bnn.training.loop import Run, TrainingDiverged, as_tested, evaluate, train_epoch
@@ -365,8 +367,79 @@ def test_a_pipe_is_no_checkpoint(run):
     """It is not waited for."""
     (run / "checkpoint.pt").unlink()
     os.mkfifo(run / "checkpoint.pt")
-    with pytest.raises(RunError, match=r"checkpoint\.pt is no file"):
+    with pytest.raises(OSError, match=r"a pipe, not a file: .*checkpoint\.pt"):
         load_trained(run)
+    (run / "checkpoint.pt").unlink()
+    (run / "checkpoint.pt").symlink_to("/dev/zero")
+    for read in (load_trained, lambda folder: train(_config(), folder, resume=True)):
+        with pytest.raises(OSError, match=r"a device, not a file: .*checkpoint\.pt"):
+            read(run)
+    (run / "config.toml").unlink()
+    os.mkfifo(run / "config.toml")
+    with pytest.raises(UserError, match=r"config\.toml: a pipe, not a file"):
+        train(_config(), run, resume=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_is_planted_for_a_runs_files_is_replaced(run):
+    """A pipe would be waited for by the writer, and a device lose the file."""
+    written = {name: (run / name).read_bytes() for name in ("metrics.csv", "result.json", "model.bnn")}
+    for name in written:
+        (run / name).unlink()
+    os.mkfifo(run / "metrics.csv")
+    (run / "result.json").symlink_to("/dev/zero")
+    os.mkfifo(run.parent / "pipe")
+    (run / "model.bnn").symlink_to(run.parent / "pipe")
+    train(_config(), run, resume=True)
+    assert not any((run / name).is_symlink() for name in written)
+    assert {name: (run / name).read_bytes() for name in written} == written
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links")
+def test_events_stay_in_the_runs_folder(run):
+    """A `tensorboard` that leads elsewhere is refused; only events that are files are removed."""
+    victim = run.parent / "victim"
+    (run / "tensorboard").rename(victim)
+    (run / "tensorboard").symlink_to(victim)
+    before = sorted(victim.iterdir())
+    for how in ({"force": True}, {"resume": True}):
+        with pytest.raises(UserError, match="tensorboard is no folder, or leads to another: delete it"):
+            train(_config(), run, **how)
+    assert sorted(victim.iterdir()) == before
+    assert (run / "checkpoint.pt").exists()
+    (run / "tensorboard").unlink()
+    mine = run / "tensorboard" / "events.log"
+    old = run / "tensorboard" / "events.out.tfevents.1"
+    link = run / "tensorboard" / "events.out.tfevents.2"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    old.write_text("")
+    link.symlink_to(mine)
+    train(_config(), run, force=True)
+    assert (mine.read_text(), old.exists(), link.is_symlink()) == ("mine", False, True)
+
+
+def test_a_wide_model_of_ones_own_gets_its_result(tmp_path, monkeypatch):
+    """The limits are for strangers' models: who trained for a night gets a result."""
+    train(_config(), tmp_path)
+    for name in ("max_memory", "max_work"):
+        monkeypatch.setitem(Runner.__init__.__kwdefaults__, name, 1)
+        with pytest.raises(UserError):
+            Runner(PackedModel.load(tmp_path / "model.bnn"))
+    monkeypatch.setattr(PackedModel.load.__func__, "__defaults__", (1,))
+    with pytest.raises(UserError):
+        PackedModel.load(tmp_path / "model.bnn")
+    assert 0 < train(_config(), tmp_path, force=True).packed < 1
+
+
+def test_the_checkpoint_that_was_read_is_named(run):
+    """Also where it is the one before."""
+    shutil.copy(run / "checkpoint.pt", run / "checkpoint-before.pt")
+    (run / "checkpoint.pt").write_bytes(b"damaged")
+    other = _config(seed=77)
+    (run / "config.toml").write_text(other.to_toml())
+    with pytest.raises(RunError, match=r"checkpoint-before\.pt was made with seed = "):
+        train(other, run, resume=True)
 
 
 def test_too_little_memory_is_no_damage(run, monkeypatch):

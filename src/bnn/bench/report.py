@@ -191,7 +191,7 @@ class Report:
         if names:
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(names), frameon=False)
         figure.suptitle(f"{self.machine['cpu']}, {self._kernels}", parse_math=False)
-        with replacing(path) as file:
+        with replacing(path, stream=True) as file:
             figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
 
 

@@ -46,7 +46,8 @@ def run_bench(options: argparse.Namespace) -> int:
     overwrite("")
     show(str(report))
     if options.json:
-        write_atomically(options.json, (json.dumps(report.as_dict(), indent=1) + "\n").encode())
+        text = json.dumps(report.as_dict(), indent=1) + "\n"
+        write_atomically(options.json, text.encode(), stream=True)
     if options.png:
         report.draw(options.png)
     for line in report.wrong():

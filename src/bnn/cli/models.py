@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from bnn.cli.text import NAME, complain, listed, numbers, percent, reason, say, 
 from bnn.data import DATASETS, load_dataset
 from bnn.errors import UserError, printable
 from bnn.export import TARGETS, export
-from bnn.files import check_no_writer
+from bnn.files import is_stream, no_writer
 from bnn.packed.costs import packed_summary
 from bnn.packed.demand import asks_of
 from bnn.packed.limits import readable
@@ -144,19 +145,19 @@ def run_info(options: argparse.Namespace) -> int:
 def run_export(options: argparse.Namespace) -> int:
     path, to = model_file(options.model), options.to
     of_target: dict[str, Any] = {"unpacked": True} if options.unpacked else {}
-    if to == "folder":
-        of_target["run"] = path.parent if Path(options.model).is_dir() else None
-        if of_target["run"]:
-            check_no_writer(path.parent)  # or what is copied might be of two runs
+    of_run = to == "folder" and Path(options.model).is_dir()
+    if of_run:
+        of_target["run"] = path.parent
     source, out = path.resolve(), Path(options.out).resolve()
     if out == source or out in source.parents:
         raise UserError(f"{options.out}: is, or holds, the model that is to be exported")
     if to in TARGETS and "max_memory" in TARGETS[to].options:
         of_target |= limits(options)
-    notes = export(
-        PackedModel.load(path, **limits(options)), to, options.out, force=options.force, **of_target
-    )
-    say(f"{options.out}: {TARGETS[to].text}")
+    with no_writer(path.parent) if of_run else nullcontext():  # or what is copied might be of two runs
+        model = PackedModel.load(path, **limits(options))
+        notes = export(model, to, options.out, force=options.force, **of_target)
+    tell = complain if is_stream(Path(options.out)) else say  # it may be standard output
+    tell(f"{options.out}: {TARGETS[to].text}")
     for line in notes:
-        say(f"  {line}")
+        tell(f"  {line}")
     return 0

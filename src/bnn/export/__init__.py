@@ -19,7 +19,7 @@ from typing import Any
 
 from bnn.errors import UserError
 from bnn.export.target import Export, ExportError, content_of
-from bnn.files import replace_folder, write_atomically
+from bnn.files import is_stream, replace_folder, write_atomically
 from bnn.packed.model import PackedModel
 
 __all__ = ["MARKER", "TARGETS", "Export", "ExportError", "Target", "export"]
@@ -61,7 +61,7 @@ def export(
     Args:
         model: a packed model.
         to: a name in TARGETS.
-        out: the folder or file to write; must not exist.
+        out: the folder or file to write; must not exist. A file may be a pipe or a device.
         force: replace it if it does: a regular file; a folder only if it is an earlier export to the same
             target in which nothing was changed or added since.
         options: of the target, by name: `unpacked` (onnx), `run`, a run's folder (folder),
@@ -78,10 +78,12 @@ def export(
     """
     if to not in TARGETS:
         raise UserError(f"no target is named {to!r}: one of {', '.join(TARGETS)}")
-    target, out = TARGETS[to], Path(out).resolve()
+    target, out = TARGETS[to], Path(out)
     for name in set(options) - set(target.options):
         raise UserError(f"--to {to} takes no --{name.replace('_', '-')}")
-    _check_free(out, to, force)  # before the work
+    if target.folder or not is_stream(out):
+        out = out.resolve()
+        _check_free(out, to, force)  # before the work
     make: Callable[..., Export] = import_module(f"bnn.export.{to}").make
     result = make(model, **options)
     if target.folder:
@@ -90,7 +92,7 @@ def export(
         replace_folder(out, {**result.files, MARKER: marker.encode()}, replace=force)
     else:
         (content,) = result.files.values()
-        write_atomically(out, content)
+        write_atomically(out, content, stream=True)
     return result.notes
 
 

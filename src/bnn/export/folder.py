@@ -42,6 +42,10 @@ SMALL, LARGE = 2**16, 2**26
 PNG = b"\x89PNG\r\n\x1a\n"
 
 ACCURACIES = ("trained", "frozen", "packed", "validation")
+TEXTS = ("trained_weights", "frozen_weights")
+NUMBERS = ("test_samples", "one_bit_weights", "float_bytes", "packed_bytes")
+FLAG = "recalibrated"
+"""The fields of a result, which is `bnn.training.Result`."""
 
 
 def make(model: PackedModel, *, run: str | Path | None = None) -> Export:
@@ -66,7 +70,7 @@ def make(model: PackedModel, *, run: str | Path | None = None) -> Export:
     if config:  # what is published was understood: both are written anew, a run's to the same bytes
         files[CONFIG] = config.to_toml().encode()
     if RESULT in files:
-        files[RESULT] = (json.dumps(result, indent=2) + "\n").encode()
+        files[RESULT] = (json.dumps(result, indent=2, allow_nan=False) + "\n").encode()
     readme = "\n".join([*_front_matter(model, config, result), "", *_card(model, files, config, result)])
     files["README.md"] = readme.encode()
     total = sum(map(len, files.values()))
@@ -78,8 +82,6 @@ def make(model: PackedModel, *, run: str | Path | None = None) -> Export:
 
 
 def _files_of_run(run: Path, model: bytes) -> dict[str, bytes]:
-    if content_of(run / MODEL_FILE, len(model)) != model:
-        raise UserError(f"{run}: its {MODEL_FILE} is another model")
     files = {}
     for name in OF_RUN:
         if not os.path.lexists(run / name):
@@ -92,6 +94,9 @@ def _files_of_run(run: Path, model: bytes) -> dict[str, bytes]:
             raise UserError(f"{name} of the run: no PNG")
         if name.endswith(".csv") and not _is_table(content):
             raise UserError(f"{name} of the run: no text, or with characters that a table does not have")
+    # At the end: a new run removes it before all else, so it is the model of what was read above.
+    if content_of(run / MODEL_FILE, len(model)) != model:
+        raise UserError(f"{run}: its {MODEL_FILE} is another model")
     return files
 
 
@@ -124,13 +129,18 @@ def _config(files: Mapping[str, bytes], model: PackedModel) -> TrainConfig | Non
 
 
 def _check(result: Mapping[str, Any]) -> None:
-    for name in ACCURACIES:
-        value = result.get(name)
-        if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
-            raise UserError(f"{RESULT} of the run: {name} is {value!r:.40}, no accuracy from 0 to 1")
-    samples = result.get("test_samples", 0)
-    if not isinstance(samples, int):
-        raise UserError(f"{RESULT} of the run: test_samples is {samples!r:.40}, no number")
+    for name, value in result.items():
+        if name in ACCURACIES:
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            sound, kind = value is None or (number and 0 <= value <= 1), "accuracy from 0 to 1"
+        elif name in NUMBERS:
+            sound, kind = type(value) is int and 0 <= value < 2**63, "number"
+        elif name in TEXTS:
+            sound, kind = isinstance(value, str), "text"
+        else:
+            sound, kind = name == FLAG and isinstance(value, bool), "field of a result"
+        if not sound:
+            raise UserError(f"{RESULT} of the run: {name:.40} is {value!r:.40}, no {kind}")
 
 
 # --- the card ---------------------------------------------------------------------------------------------

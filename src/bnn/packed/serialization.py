@@ -62,7 +62,7 @@ def save(
     path: str | Path, contract: InputContract, nodes: tuple[Node, ...], about: Mapping[str, str]
 ) -> None:
     """Writes a .bnn file, whole or not at all. Raises OSError if it cannot."""
-    write_atomically(path, to_bytes(contract, nodes, about))
+    write_atomically(path, to_bytes(contract, nodes, about), stream=True)
 
 
 def to_bytes(contract: InputContract, nodes: tuple[Node, ...], about: Mapping[str, str]) -> bytes:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from bnn.errors import UserError
-from bnn.files import LOCK, one_writer, write_atomically
+from bnn.files import LOCK, make_own_folder, one_writer, read_whole, write_atomically
 
 __all__ = [
     "Cells",
@@ -29,6 +29,10 @@ __all__ = [
     "markdown",
     "spread",
 ]
+
+
+MOST_BYTES = 2**26
+"""That a file of figures may have."""
 
 
 class StudyError(UserError):
@@ -162,8 +166,8 @@ def _conduct(study: Study, options: Options, out: Path, on_cell: Callable[[str, 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(read_whole(path, MOST_BYTES).decode())
+    except (ValueError, RecursionError) as error:
         raise StudyError(f"{path} is damaged ({error}): delete it, and run the study again") from error
     if not isinstance(content, dict) or not content:
         raise StudyError(f"{path} is damaged (no object): delete it, and run the study again")
@@ -249,7 +253,7 @@ def _claim(study: Study, options: Options, out: Path) -> None:
                 )
     elif any(entry.name != LOCK for entry in out.iterdir()):
         raise StudyError(f"{out} holds something else: choose another --out")
-    (out / "cells").mkdir(parents=True, exist_ok=True)
+    make_own_folder(out / "cells")
     write_atomically(marker, (json.dumps(asked, indent=2) + "\n").encode())
 
 

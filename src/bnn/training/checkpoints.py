@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import stat
 import warnings
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import nn
 
 from bnn.config import ConfigError, TrainConfig
 from bnn.errors import UserError, first_lines, is_out_of_memory
-from bnn.files import sweep, write_atomically
+from bnn.files import make_own_folder, read_whole, replacing, sweep, write_atomically
 from bnn.training.diagnostics import LayerState
 from bnn.training.reports import Row
 
@@ -30,7 +31,10 @@ __all__ = [
 CHECKPOINT = "checkpoint.pt"
 BEFORE = "checkpoint-before.pt"
 """The checkpoint of the epoch before: what is left if the last one is damaged."""
-RESULTS = (CHECKPOINT, BEFORE, "metrics.csv", "layers.csv", "curves.png", "model.bnn", "result.json")
+# The model first, as they are removed: who reads it before and after other files has those of one run.
+RESULTS = ("model.bnn", CHECKPOINT, BEFORE, "metrics.csv", "layers.csv", "curves.png", "result.json")
+MOST_BYTES = 2**34
+"""That a checkpoint may have."""
 
 
 class RunError(UserError):
@@ -67,14 +71,21 @@ def check_free(out: Path, config: TrainConfig, resume: bool, force: bool) -> Non
 
 
 def claim(out: Path, config: TrainConfig, force: bool) -> None:
-    """Makes the folder this run's; `force` clears another's results away."""
+    """Makes the folder this run's; `force` clears another's results away.
+
+    Raises:
+        UserError: its `tensorboard` is a link, or no folder.
+        OSError: it cannot be written.
+    """
+    make_own_folder(out / "tensorboard")
     for name in RESULTS:
         sweep(out / name)  # not all of them need be written again
     if force:
         for name in RESULTS:
             (out / name).unlink(missing_ok=True)
-        for path in (out / "tensorboard").glob("events.*"):
-            path.unlink()
+        for path in (out / "tensorboard").glob("events.out.tfevents.*"):
+            if stat.S_ISREG(path.lstat().st_mode):
+                path.unlink()
     write_atomically(out / "config.toml", config.to_toml().encode())
 
 
@@ -102,21 +113,19 @@ def save_checkpoint(out: Path, config: TrainConfig, state: State) -> None:
     }
     buffer = io.BytesIO()  # writing to a full disk then raises OSError, not what torch makes of it
     torch.save(content, buffer)
-    write_atomically(out / CHECKPOINT, _sealed(buffer.getvalue()), keep=out / BEFORE)
-
-
-def _sealed(archive: bytes) -> bytes:
-    """A ZIP archive with the SHA-256 of all before it as its comment, whose length is its last two bytes."""
-    assert archive[-22:].startswith(b"PK\5\6"), "no end of an archive without a comment"
-    archive = archive[:-2] + hashlib.sha256().digest_size.to_bytes(2, "little")
-    return archive + hashlib.sha256(archive).digest()
+    archive = buffer.getbuffer()
+    assert bytes(archive[-22:-18]) == b"PK\5\6", "no end of an archive without a comment"
+    archive[-2:] = hashlib.sha256().digest_size.to_bytes(2, "little")  # the comment's length
+    with replacing(out / CHECKPOINT, keep=out / BEFORE) as file:
+        file.write(archive)
+        file.write(hashlib.sha256(archive).digest())  # the comment: what all before it must have
 
 
 def _check_seal(content: bytes) -> None:
     """Raises ValueError if a byte is not as it was written. Earlier releases' archives have no comment."""
     if content[-22:].startswith(b"PK\5\6") and content.endswith(b"\0\0"):
         return
-    archive, digest = content[:-32], content[-32:]
+    archive, digest = memoryview(content)[:-32], content[-32:]
     if hashlib.sha256(archive).digest() != digest:
         raise ValueError("its bytes are not those that were written")
 
@@ -126,13 +135,11 @@ def read_checkpoint(out: Path, name: str = CHECKPOINT) -> tuple[TrainConfig, dic
 
     Raises:
         RunError: there is none, or it is damaged.
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is no file.
     """
     path = out / name
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise RunError(f"{path} is no file")
     try:
-        written = path.read_bytes()
+        written = read_whole(path, MOST_BYTES)
     except FileNotFoundError as error:
         raise RunError(f"{out} has no {name}") from error
     try:
@@ -158,16 +165,16 @@ def find_checkpoint(out: Path, config: TrainConfig) -> dict[str, Any] | None:
     """
     if not (out / CHECKPOINT).exists() and not (out / BEFORE).exists():
         return None
-    fault = None
+    fault, name = None, CHECKPOINT
     try:
         begun, content = read_checkpoint(out)
     except RunError as error:
-        fault = error
+        fault, name = error, BEFORE
         try:
-            begun, content = read_checkpoint(out, BEFORE)
+            begun, content = read_checkpoint(out, name)
         except RunError:
             raise fault from None
-    _compare(begun, config, out / CHECKPOINT)
+    _compare(begun, config, out / name)
     if fault is not None:
         (out / CHECKPOINT).unlink(missing_ok=True)  # or the next would put it in the place of the one before
         text = f"{fault}: goes on from {BEFORE}, after epoch {len(content['rows'])}"
@@ -189,4 +196,4 @@ def restore(content: dict[str, Any], state: State, out: Path) -> None:
         state.rows[:] = [Row(**row) for row in content["rows"]]
         state.layers[:] = [[LayerState(**layer) for layer in layers] for layers in content["layers"]]
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{out / CHECKPOINT} is of another architecture: {first_lines(error)}") from error
+        raise RunError(f"the checkpoint in {out} is of another architecture: {first_lines(error)}") from error

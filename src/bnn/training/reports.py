@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from time import time
+from time import time, time_ns
 from typing import Any, BinaryIO, Self
 
 import numpy as np
 
 from bnn.errors import printable, require
+from bnn.files import make_own_folder
 from bnn.training.diagnostics import SHARES, LayerState
 
 __all__ = ["METRICS", "Events", "Progress", "Row", "draw_curves", "layers_csv", "metrics_csv"]
@@ -95,9 +96,10 @@ class Events:
             self._summary: Any = require("torch.utils.tensorboard.summary", "train")
             self._proto: Any = require("tensorboard.compat.proto.event_pb2", "train")
             records: Any = require("tensorboard.summary.writer.record_writer", "train")
-        folder.mkdir(exist_ok=True)
-        name = f"events.out.tfevents.{int(time()):010d}.{platform.node()}.{os.getpid()}"
-        self._file = (folder / name).open("ab")
+        make_own_folder(folder)
+        seconds, nanoseconds = divmod(time_ns(), 10**9)
+        name = f"events.out.tfevents.{seconds:010d}.{platform.node()}.{os.getpid()}.{nanoseconds:09d}"
+        self._file = (folder / name).open("xb")  # nothing that was there, and no link
         self._records = records.RecordWriter(self._file)
         start = self._proto.SessionLog(status=self._proto.SessionLog.START)
         try:

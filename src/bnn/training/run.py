@@ -194,11 +194,12 @@ def _finish(run: Run, out: Path, data: Dataset, normalisation: tuple[list[float]
     known_data = {"data": config.data} if config.data in DATASETS else {}
     about = {"model": config.model, "trained": config.weights, "weights": shipped} | known_data
     packed = pack(frozen, example, mean=mean, std=std, labels=data.classes, about=about)
-    packed.save(out / "model.bnn")
+    write_atomically(out / "model.bnn", packed.to_bytes())
 
     test = training.alike(data.test_images, data.test_labels)
     loss = LOSSES[config.loss]
-    runner = Runner(PackedModel.load(out / "model.bnn"))
+    own = PackedModel.load(out / "model.bnn", max_memory=None)  # no stranger's, so of any size
+    runner = Runner(own, max_memory=None, max_work=None)
     _, trained = evaluate(freeze(model, "real") if stochastic else model, test.batches(), loss)
     _, accuracy = evaluate(frozen, test.batches(), loss)
     result = Result(
