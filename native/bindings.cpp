@@ -65,10 +65,56 @@ using Bytes = std::unique_ptr<void, AlignedDelete>;
 
 Bytes allocate(std::size_t n) { return Bytes(::operator new[](n ? n : 1, std::align_val_t{BNN_ALIGNMENT})); }
 
-// Batches are cut so that an arena stays below this, if a single sample does, and rows can be counted in an
-// int.
 constexpr std::chrono::milliseconds between_looks{50};
 
+// Takes the GIL again. Where Python has begun to end, a daemon's thread never gets it: some versions end such
+// a thread by unwinding its stack, which no caller here is made for, and the process would abort. It stays
+// here.
+void take_gil(PyThreadState *state)
+{
+    struct Stay {
+        bool unwinding = true;
+
+        ~Stay()
+        {
+            while (unwinding) std::this_thread::sleep_for(std::chrono::hours(1));
+        }
+    } stay;
+
+    PyEval_RestoreThread(state);
+    stay.unwinding = false;
+}
+
+// Works without the GIL; `work` is given the state to take it again with, and may do so in between.
+template <class Work> void without_gil(const Work &work)
+{
+    std::exception_ptr error;
+    PyThreadState *state = PyEval_SaveThread();
+    try {
+        work(state);
+    } catch (...) {
+        error = std::current_exception();
+    }
+    take_gil(state);
+    if (PyErr_Occurred()) throw nb::python_error();
+    if (error) std::rethrow_exception(error);
+}
+
+// What a run asks of the flag that stops it; see bnn_batch.
+int is_set(const void *flag)
+{
+    return static_cast<const std::atomic<bool> *>(flag)->load(std::memory_order_relaxed);
+}
+
+// Whether this thread is Python's main thread, which alone handles signals.
+bool handles_signals()
+{
+    const nb::module_ threading = nb::module_::import_("threading");
+    return threading.attr("get_ident")().equal(threading.attr("main_thread")().attr("ident"));
+}
+
+// Batches are cut so that an arena stays below this, if a single sample does, and rows can be counted in an
+// int.
 constexpr std::size_t arena_target = 8 << 20, most_rows = 1 << 28;
 
 struct Arena {
@@ -154,18 +200,20 @@ public:
             throw std::invalid_argument("input or output is not of the plan's size");
         const char *from = static_cast<const char *>(x.data());
         char *to = reinterpret_cast<char *>(out.data());
-        volatile int stop = 0;
-        const auto all = [&](const volatile int *flag) {
+        std::atomic<bool> stop{false};
+        const auto all = [&](const std::atomic<bool> *flag) {
             for (std::size_t first = 0; first < rows && !stop; first += at_once_) {
                 const int here = static_cast<int>(std::min(at_once_, rows - first));
                 run_rows(from + first * in_size, to + first * out_size, here, threads, flag);
             }
         };
-        nb::gil_scoped_release release;
-        if (work_ * static_cast<double>(rows) < BNN_CYCLES_WORTH_A_WATCH)
-            all(nullptr);
-        else
-            watched(all, stop);
+        const bool watch = work_ * static_cast<double>(rows) >= BNN_CYCLES_WORTH_A_WATCH && handles_signals();
+        without_gil([&](PyThreadState *&state) {
+            if (watch)
+                watched(all, stop, state);
+            else
+                all(nullptr);
+        });
     }
 
 private:
@@ -176,10 +224,10 @@ private:
         return bytes;
     }
 
-    // Does long work in a thread of its own, while this one looks now and then whether a signal has come:
-    // only Python's main thread may, and kernels cannot be left half way. Throws what the signal's handler
-    // raised.
-    template <class Work> static void watched(const Work &work, volatile int &stop)
+    // Does long work in a thread of its own, while this one looks now and then whether a signal has come, for
+    // kernels cannot be left half way. What the signal's handler raised is left as Python's current error.
+    template <class Work>
+    static void watched(const Work &work, std::atomic<bool> &stop, PyThreadState *&state)
     {
         std::mutex mutex;
         std::condition_variable changed;
@@ -201,41 +249,28 @@ private:
             work(nullptr);
             return;
         }
-
-        struct Join { // also where this thread is ended, as Python ends daemons
-            std::thread &thread;
-            volatile int &stop;
-
-            ~Join()
-            {
-                stop = 1;
-                thread.join();
-            }
-        };
-
-        {
-            const Join join{worker, stop};
-            std::unique_lock<std::mutex> lock(mutex);
-            while (!changed.wait_for(lock, between_looks, [&] { return done; })) {
-                lock.unlock();
-                {
-                    nb::gil_scoped_acquire acquire;
-                    if (PyErr_CheckSignals() != 0) throw nb::python_error();
-                }
-                lock.lock();
-            }
+        std::unique_lock<std::mutex> lock(mutex);
+        while (!changed.wait_for(lock, between_looks, [&] { return done; })) {
+            if (stop) continue;
+            lock.unlock();
+            take_gil(state);
+            stop = PyErr_CheckSignals() != 0;
+            state = PyEval_SaveThread();
+            lock.lock();
         }
+        lock.unlock();
+        worker.join();
         if (error) std::rethrow_exception(error);
     }
 
-    void run_rows(const char *from, char *to, int rows, int threads, const volatile int *stop)
+    void run_rows(const char *from, char *to, int rows, int threads, const std::atomic<bool> *stop)
     {
         const int worth = static_cast<int>(std::min(work_ * rows / BNN_CYCLES_WORTH_A_THREAD, 1e6));
         Team team(std::min(threads, worth)); // may be smaller: another call may have the threads
         const int parts = team.size();
         std::unique_ptr<Arena> arena = take(arena_bytes(rows, parts));
         bnn_batch batch = bnn_batch_of(&plan_, from, to, rows, parts, arena->bytes.get());
-        batch.stop = stop;
+        if (stop) batch.stopped = is_set, batch.flag = stop;
         team.run(plan_.n_nodes, [&](int step, int part) { bnn_run_part(&plan_, &batch, step, part); });
         give(std::move(arena));
     }
@@ -476,13 +511,14 @@ template <typename Pass> void over_latent(const Latent &x, const Signs &out, int
     const float *from = x.data();
     const std::size_t n = x.size();
     void *to = out.data();
-    nb::gil_scoped_release release;
-    share(static_cast<int>((n + piece - 1) / piece), threads, [&](int part) {
-        const std::size_t at = piece * static_cast<std::size_t>(part), here = std::min(piece, n - at);
-        if (bf16)
-            pass(from + at, here, at / BNN_DRAWN_AT_ONCE, static_cast<std::uint16_t *>(to) + at);
-        else
-            pass(from + at, here, at / BNN_DRAWN_AT_ONCE, static_cast<float *>(to) + at);
+    without_gil([&](PyThreadState *) {
+        share(static_cast<int>((n + piece - 1) / piece), threads, [&](int part) {
+            const std::size_t at = piece * static_cast<std::size_t>(part), here = std::min(piece, n - at);
+            if (bf16)
+                pass(from + at, here, at / BNN_DRAWN_AT_ONCE, static_cast<std::uint16_t *>(to) + at);
+            else
+                pass(from + at, here, at / BNN_DRAWN_AT_ONCE, static_cast<float *>(to) + at);
+        });
     });
 }
 
@@ -511,6 +547,7 @@ void latent_draws(const Latent &x, const Signs &out, std::uint64_t seed, int thr
 NB_MODULE(_native, m)
 {
     m.doc() = "The compiled one-bit engine; bnn.runtime.native is its face.";
+    nb::set_leak_warnings(false); // what a daemon's thread still holds when the process ends is no leak
     nb::class_<Plan>(m, "Plan")
         .def(nb::init<const std::vector<std::vector<int>> &, nb::list, const std::string &>(),
              nb::arg("values"), nb::arg("ops"), nb::arg("isa"))
@@ -528,8 +565,9 @@ NB_MODULE(_native, m)
     m.def(
         "peak",
         [](const std::string &what, double seconds) {
-            nb::gil_scoped_release release;
-            return bnn_peak(what.c_str(), seconds);
+            double rate = 0;
+            without_gil([&](PyThreadState *) { rate = bnn_peak(what.c_str(), seconds); });
+            return rate;
         },
         nb::arg("what"), nb::arg("seconds"),
         "Operations a second of a loop in registers; see native/peak.h.");

@@ -202,9 +202,10 @@ typedef struct {
     void *arena;
     size_t scratch; /* bytes of the arena's end, for each part */
 #if BNN_STOPS
-    /* NULL, or a flag of another thread's: once it is not 0, what is left of the run is left out, and its
-       output is of no use. Looked at between small pieces of work. */
-    const volatile int *stop;
+    /* NULL, or what tells whether to stop, by a flag of the caller's: once it does, what is left of the run
+       is left out, and its output is of no use. Asked between small pieces of work, by every thread. */
+    int (*stopped)(const void *flag);
+    const void *flag;
 #endif
 } bnn_batch;
 

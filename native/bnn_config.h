@@ -17,7 +17,7 @@
 /* Whether work is shared among parts, which several threads may run. */
 #define BNN_SHARES 1
 
-/* Whether a run can be stopped from outside: bnn_batch has a flag that is looked at. */
+/* Whether a run can be stopped from outside: bnn_batch tells when. */
 #define BNN_STOPS 1
 
 /* Whether tables of integers may be made where their row lies: of all kernels the portable ones alone do. */

@@ -14,7 +14,7 @@
 /* Whether work is shared among parts, which several threads may run. */
 #define BNN_SHARES 0
 
-/* Whether a run can be stopped from outside: bnn_batch has a flag that is looked at. */
+/* Whether a run can be stopped from outside: bnn_batch tells when. */
 #define BNN_STOPS 0
 
 /* Whether tables of integers may be made where their row lies: of all kernels the portable ones alone do. */

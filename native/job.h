@@ -54,7 +54,7 @@ static inline int bnn_is_windowed(bnn_op op) { return op >= BNN_PRODUCT_BITS && 
 static inline int bnn_stopped(const bnn_batch *batch)
 {
 #if BNN_STOPS
-    return batch->stop && *batch->stop;
+    return batch->stopped && batch->stopped(batch->flag);
 #else
     (void)batch;
     return 0;
