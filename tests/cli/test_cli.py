@@ -161,11 +161,14 @@ def test_what_a_model_may_ask_for(run, tmp_path, capsys):
     PackedModel(InputContract((1, 3000, 3000), (0.5,), (0.5,)), tuple(nodes)).save(long)
     picture = tmp_path / "picture.png"
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(picture)
-    assert "more than max_work allows: 3e+10" in _fails(capsys, "predict", str(long), str(picture))
-    assert "max_work allows: 1e+09" in _fails(capsys, "predict", str(long), str(picture), "--max-work", "1e9")
+    for more, allowed in (((), "3e+10"), (("--max-work", "1e9"), "1e+09")):
+        message = _fails(capsys, "predict", str(long), str(picture), *more)
+        assert f"{long}: " in message
+        assert f"more than is allowed: {allowed} (max_work=, --max-work)" in message
     for value, allowed in (("30k", "30 KiB"), ("99", "99 bytes")):
         message = _fails(capsys, "predict", str(run), str(picture), "--max-memory", value)
-        assert f"max_memory allows: {allowed}" in message
+        assert f"{run / 'model.bnn'}: " in message
+        assert f"more than is allowed: {allowed} (max_memory=, --max-memory)" in message
     assert main(["info", str(long), "--json"]) == 0
     info = json.loads(capsys.readouterr().out)
     assert info["work"] > 3e10

@@ -34,8 +34,8 @@ def load_model(model: str, **options: Any) -> tuple[Runner, Path]:
 
 
 def limits(options: argparse.Namespace) -> dict[str, Any]:
-    """What of --max-memory and --max-work was given."""
-    return {name: value for name, value in vars(options).items() if name in ("max_memory", "max_work")}
+    """What --max-memory and --max-work say."""
+    return {"max_memory": options.max_memory, "max_work": options.max_work}
 
 
 def run_eval(options: argparse.Namespace) -> int:
@@ -127,7 +127,7 @@ def run_predict(options: argparse.Namespace) -> int:
 
 def run_info(options: argparse.Namespace) -> int:
     path = model_file(options.model)
-    model = PackedModel.load(path, **limits(options))
+    model = PackedModel.load(path, options.max_memory)
     contract, about, asks = model.input, dict(model.about), asks_of(model)  # nothing is run
     summary = packed_summary(model, path.stat().st_size if path.is_file() else None)
     if options.json:
@@ -152,9 +152,9 @@ def run_export(options: argparse.Namespace) -> int:
     if out == source or out in source.parents:
         raise UserError(f"{options.out}: is, or holds, the model that is to be exported")
     if to in TARGETS and "max_memory" in TARGETS[to].options:
-        of_target |= limits(options)
+        of_target["max_memory"] = options.max_memory
     with no_writer(path.parent) if of_run else nullcontext():  # or what is copied might be of two runs
-        model = PackedModel.load(path, **limits(options))
+        model = PackedModel.load(path, options.max_memory)
         notes = export(model, to, options.out, force=options.force, **of_target)
     tell = complain if is_stream(Path(options.out)) else say  # it may be standard output
     tell(f"{options.out}: {TARGETS[to].text}")

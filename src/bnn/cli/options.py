@@ -204,7 +204,7 @@ def _limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-work",
         type=_work,
-        default=argparse.SUPPRESS,
+        default=MAX_WORK,
         metavar="CYCLES",
         help=f"of a core, that a sample may take at most, or none (default: {MAX_WORK:.0e})",
     )
@@ -214,7 +214,7 @@ def _max_memory(parser: argparse.ArgumentParser, what: str = "the model") -> Non
     parser.add_argument(
         "--max-memory",
         type=_size,
-        default=argparse.SUPPRESS,
+        default=MAX_MEMORY,
         metavar="SIZE",
         help=f"that {what} may take at most, as 4G, or none (default: {MAX_MEMORY >> 30}G)",
     )

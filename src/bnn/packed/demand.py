@@ -81,14 +81,14 @@ def check_limits(
     """Compares what the model asks for with what is allowed.
 
     Raises:
-        UserError: the model asks for more; the message has both numbers. None lifts a limit.
+        UserError: the model asks for more; the message names it, and has both numbers. None lifts a limit.
     """
     asks = asks_of(model, threads)
-    check_memory("this model", "running it may take", asks.memory, max_memory)
+    check_memory(model.called, "running it may take", asks.memory, max_memory)
     if max_work is not None and asks.work > max_work:
         raise UserError(
-            f"this model: a sample may take {asks.work:.3g} cycles of a core, "
-            f"more than max_work allows: {max_work:.3g}"
+            f"{model.called}: a sample may take {asks.work:.3g} cycles of a core, "
+            f"more than is allowed: {max_work:.3g} (max_work=, --max-work)"
         )
 
 

@@ -19,7 +19,8 @@ def check_memory(what: str, takes: str, size: int, max_memory: int | None) -> No
     """
     if max_memory is not None and size > max_memory:
         raise UserError(
-            f"{what}: {takes} {readable(size)} of memory, more than max_memory allows: {readable(max_memory)}"
+            f"{what}: {takes} {readable(size)} of memory, more than is allowed: {readable(max_memory)} "
+            "(max_memory=, --max-memory)"
         )
 
 

@@ -26,6 +26,7 @@ class PackedModel:
         input: what the model takes.
         nodes: in topological order; the last one is the output.
         about: strings on where the model comes from ("weights": "sign", "data": "mnist", ...).
+        called: what errors call it: the file that it was read from.
         shapes, kinds: of every value, by name; computed.
 
     Raises:
@@ -35,6 +36,7 @@ class PackedModel:
     input: InputContract
     nodes: tuple[Node, ...]
     about: Mapping[str, str] = field(default_factory=dict)
+    called: str = "this model"
     shapes: Mapping[str, Shape] = field(init=False)
     kinds: Mapping[str, Kind] = field(init=False)
 
@@ -100,7 +102,7 @@ class PackedModel:
         path = model_file(path)
         contract, nodes, about = serialization.load(path, max_memory)
         try:
-            return cls(contract, nodes, about)
+            return cls(contract, nodes, about, str(path))
         except ValueError as error:
             raise FormatError.of(path, error) from error
 

@@ -65,6 +65,7 @@ AT_ONCE = 2**22
 """Entries of windows that the reference gathers at a time."""
 
 CALL, PLACE = 500, 64  # cycles of any node, and of each of its places
+OF_INPUT = 2**14  # cycles to read, to lower and to run one more input
 NODE = 2**13  # bytes of Python's objects for a node while it is lowered
 
 
@@ -210,7 +211,7 @@ class Node:
         """A pass over all entries, so many cycles for each."""
         entries = prod(shape) + sum(map(prod, inputs))
         return Costs(
-            cycles=CALL + cycles * entries + PLACE * prod(shape[1:]),
+            cycles=CALL + cycles * entries + PLACE * prod(shape[1:]) + OF_INPUT * (len(inputs) - 1),
             kept=4 * sum(16 * array.size for array in self.arrays()) + NODE,
             scratch=8 * shape[0],
             reference=24 * entries,

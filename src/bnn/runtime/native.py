@@ -76,7 +76,7 @@ class Engine:
             program = lower(self.model, "u8" if dtype == np.uint8 else "f32", self.activations)
             plan = plan_of(program, self.isa)
             # What was allowed is a bound of this, but for gaps in the arena.
-            check_memory("this model", "running it takes", plan.bytes(1, self.threads), self.max_memory)
+            check_memory(self.model.called, "running it takes", plan.bytes(1, self.threads), self.max_memory)
             self._plans.setdefault(dtype.char, plan)
         return self._plans[dtype.char]
 

@@ -16,6 +16,7 @@ from bnn.packed.demand import check_limits
 from bnn.packed.limits import MAX_MEMORY
 from bnn.packed.model import PackedModel
 from bnn.runtime.lowering import LoweringError
+from bnn.runtime.program import Op
 
 __all__ = ["make"]
 
@@ -78,7 +79,7 @@ def _notes(device: Device, used: Used, memory: Memory, generated: Sources) -> tu
     if not used.floats:
         arithmetic = "no floating point: integers only"
     elif "f64" in used.dtypes:
-        names = {op.node for op in device.program.ops if _is_double(device, op.output)}
+        names = {op.node for op in device.program.ops if _is_double(device, op)}
         doubles = ", ".join(printable(name, 100) for name in sorted(names))
         arithmetic = f"floating point, in double precision where signs hang on it: {doubles}"
     else:
@@ -103,6 +104,5 @@ def _why_floats(model: PackedModel, device: Device) -> Iterator[str]:
         yield f"scores are floats: {why}"
 
 
-def _is_double(device: Device, value: int) -> bool:
-    (op,) = (op for op in device.program.ops if op.output == value)
-    return op.finish.computed == "f64" or device.program.values[value].dtype == "f64"
+def _is_double(device: Device, op: Op) -> bool:
+    return op.finish.computed == "f64" or device.program.values[op.output].dtype == "f64"
