@@ -54,8 +54,10 @@ def unpack(words: NDArray[np.uint64], n: int) -> NDArray[np.int8]:
     octets = np.ascontiguousarray(words, dtype=_WORD).view(np.uint8)
     if n == 0:
         return np.empty((*words.shape[:-1], 0), dtype=np.int8)
-    negative = np.unpackbits(octets, axis=-1, count=n, bitorder="little")
-    return 1 - 2 * negative.astype(np.int8)
+    signs = np.unpackbits(octets, axis=-1, count=n, bitorder="little").view(np.int8)
+    signs *= -2
+    signs += 1
+    return signs
 
 
 def dot(a: NDArray[np.uint64], b: NDArray[np.uint64], n: int) -> NDArray[np.int64]:

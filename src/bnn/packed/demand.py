@@ -22,6 +22,7 @@ from bnn.packed.nodes import (
     PReLU,
     Product,
     ReLU,
+    Shape,
     Sign,
     Threshold,
 )
@@ -52,8 +53,9 @@ def asks_of(model: PackedModel, threads: int | None = 1) -> Asks:
     threads: of the compiled engine; None: the reference runs the model.
     """
     kept = transient = work = 0
+    lies = _lies(model)
     for node in model.nodes:
-        inputs = [model.shapes[name] for name in node.inputs]
+        inputs = [lies[name] for name in node.inputs]
         shape = model.shapes[node.name]
         costs = node.costs(shape, inputs, [model.kinds[name] for name in node.inputs], model.input)
         work += costs.cycles
@@ -93,6 +95,18 @@ def check_limits(
 
 
 # --- the values -------------------------------------------------------------------------------------------
+
+
+def _lies(model: PackedModel) -> dict[str, Shape]:
+    """The shape of each value; of a flattened image that of the image, as which it still lies in memory."""
+    lies = {**model.shapes}
+    for node in model.nodes:
+        source = lies[node.inputs[0]]
+        if (isinstance(node, Flatten) and node.inputs[0] != INPUT) or (
+            isinstance(node, (*_FOLLOWS, Add)) and len(model.shapes[node.name]) == 1
+        ):
+            lies[node.name] = source
+    return lies
 
 
 def _spans(model: PackedModel) -> Mapping[str, tuple[int, int]]:

@@ -62,7 +62,7 @@ MAX_ELEMENTS = 2**28
 MOST_AXES = 8  # of a weight
 
 AT_ONCE = 2**22
-"""Entries of windows that the reference gathers at a time."""
+"""Entries of windows that the reference gathers at a time, and of weights that are unpacked."""
 
 CALL, PLACE = 500, 64  # cycles of any node, and of each of its places
 OF_INPUT = 2**14  # cycles to read, to lower and to run one more input
@@ -107,9 +107,9 @@ class PackedWeight:
         """Packs an array of ±1 that has the weight's shape."""
         return cls(bits.pack(signs.reshape(signs.shape[0], -1)), signs.shape)
 
-    def signs(self) -> NDArray[np.int8]:
-        """±1, of the weight's shape."""
-        return bits.unpack(self.words, self.n).reshape(self.shape)
+    def signs(self, rows: slice = slice(None)) -> NDArray[np.int8]:
+        """±1, of the weight's shape; of these rows."""
+        return bits.unpack(self.words[rows], self.n).reshape(-1, *self.shape[1:])
 
 
 Weight = PackedWeight | NDArray[np.float32]
@@ -284,42 +284,47 @@ class Product(Node):
         return cycles
 
     def _bytes(self, shape: Shape, x: Shape, kind: Kind, parts: int, cycles: int) -> Costs:
-        (outputs, n), places, groups, taps = (
-            (self.out_channels, self._n),
-            prod(shape[1:]),
-            self._groups,
-            self._taps,
-        )
-        weights = outputs * n
-        # One weight or its bit: rows padded to words, taps to words, outputs to whole vectors.
-        words = outputs * max(bits.words_per_row(n), taps * bits.words_per_row(n // taps) * (kind != "float"))
-        if isinstance(self, Linear):  # perhaps of an image that was flattened, whose pixels are whole words
-            words += words // 2 + outputs
-        row = words // outputs + words // outputs // 8 + 2 * max(1, parts // groups)
-        prepared = groups * -(-outputs // groups // 64) * 64 * row * 8
-        classes = self._classes(shape) if parts or kind == "sign" else 1
-        kept = 2 * (prepared + 8 * classes * outputs) + 8 * words + NODE + 64 * outputs + 2000 * parts
+        outputs, n, places, groups = self.out_channels, self._n, prod(shape[1:]), self._groups
+        weights, signs = outputs * n, kind == "sign" and self.is_packed and self._pads_signs
+        taps = self._taps_on(x, signs)
+        # Of each output: bits one after the other, or whole words for each tap, or for each deviation.
+        row = taps * bits.words_per_row(n // taps) if signs else bits.words_per_row(n) + parts // groups
+        piece = min(weights, max(n, AT_ONCE))
+        classes = self._classes(shape) if parts or signs else 1
+        wide = 8 if self.is_wide() or (self.is_packed and kind != "sign") else 4
+        numbers = (8 + 24 * (kind == "input")) * prod(x) + 8 * self._padded(x)
+        if isinstance(self, Linear):
+            numbers += (1 + wide) * piece
+        else:
+            numbers += (1 + wide) * weights + (8 + wide) * min(places * groups * n, AT_ONCE + groups * n)
+        lowered = [0]  # one after the other
         if not self.is_packed:
-            kept += 8 * weights
-        elif groups == outputs > 1:
-            kept += 2 * weights
-        lowered = 10 * weights + 3 * 64 * words + classes * (8 * taps + 16 * outputs)
-        if isinstance(self, Conv2d):
-            lowered += 40 * (shape[1] * self.weight.shape[2] + shape[2] * self.weight.shape[3])
-        windows = 32 * min(places * groups * n, AT_ONCE + groups * n)
-        on_numbers = 16 * weights + windows + 8 * (prod(x) + self._padded(x)) + 40 * prod(shape)
-        if parts:
-            on_numbers += 24 * prod(x)
-            lowered += on_numbers + 128 * classes * outputs
-        # Bits of a few windows; or numbers of a few, one of them in float64, and their tables of sums.
-        in_row = 32 * words // outputs if kind == "sign" and self.is_packed else 40 * n
-        in_row += 72 * n if kind != "sign" and self.is_packed else 0
+            kept = 8 * weights
+            lowered += [4 * weights * (taps > 1)]
+        elif groups == outputs == x[0] > 1 and not parts:
+            kept = 2 * weights
+            lowered += [2 * weights]
+        else:
+            # What kernels read has whole vectors of outputs, and some words more in a row.
+            words = row + row // 8 + 2 * max(1, parts // groups)
+            kept = 8 * groups * -(-outputs // groups // 64) * 64 * words
+            if taps > 1 or parts > 1:  # the bits in another order
+                kept += 8 * outputs * row
+                lowered += [5 * piece + 8 * outputs * row]
+        if parts:  # what the pixel 0 gives, and thresholds
+            lowered += [numbers + 16 * prod(shape), 128 * classes * outputs]
+        elif classes > 1:
+            lowered += [4 * piece + 8 * outputs * taps + classes * (8 * taps + 16 * outputs)]
+        if signs:
+            scratch = min(64, places + 3) * (8 * row + 4 * (outputs + 128))
+        else:  # numbers of a few windows, one of them in float64, and tables of their sums
+            scratch = min(4, places) * (32 * n + 16 * (outputs + 128))
         return Costs(
             cycles=cycles,
-            kept=kept,
-            lowered=lowered,
-            scratch=in_row + 1024 * (outputs + 128) + 2**16 + 4 * prod(x),
-            reference=on_numbers + 8 * weights,
+            kept=kept + 16 * classes * outputs + NODE + 64 * outputs + 2000 * parts,
+            lowered=max(lowered) + self._tables(shape),
+            scratch=scratch + 4 * prod(x) + 2**12,
+            reference=numbers + 4 * wide * prod(shape),
         )
 
     @property
@@ -331,13 +336,26 @@ class Product(Node):
     def _taps(self) -> int:
         return prod(self.weight.shape[2:])
 
+    def _taps_on(self, x: Shape, signs: bool) -> int:
+        """Places of the window over an input."""
+        return self._taps
+
     @property
     def _groups(self) -> int:
         return 1
 
+    @property
+    def _pads_signs(self) -> bool:
+        """Whether a ±1 input, with what is around it, is of bits."""
+        return True
+
     def _classes(self, shape: Shape) -> int:
         """How many classes its places are of, by which part of the window lies in the padding."""
         return 1
+
+    def _tables(self, shape: Shape) -> int:
+        """Bytes that it takes to tell which taps lie in the padding."""
+        return 0
 
     def _padded(self, x: Shape) -> int:
         """Entries of the padded input."""
@@ -375,6 +393,11 @@ class Linear(Product):
         out, n = self.weight.shape
         ensure(inputs[0] == (n,), f"takes ({n},), got {inputs[0]}")
         return (out,)
+
+    def _taps_on(self, x: Shape, signs: bool) -> int:
+        # Of a flattened image all its places, unless whole words for each would be too many.
+        whole = len(x) == 3 and not (signs and 4 * x[0] < 3 * 64 * bits.words_per_row(x[0]))
+        return prod(x[1:]) if whole else 1
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -417,13 +440,19 @@ class Conv2d(Product):
             classes *= min(of_axis, shape[1 + axis])
         return classes
 
+    def _tables(self, shape: Shape) -> int:
+        return 40 * (shape[1] * self.weight.shape[2] + shape[2] * self.weight.shape[3])
+
     def _padded(self, x: Shape) -> int:
         top, bottom, left, right = self.padding
         return x[0] * (x[1] + top + bottom) * (x[2] + left + right)
 
     def kind(self, *inputs: Kind) -> Kind:
-        exact = self.pad_value in (-1, 0, 1) or not any(self.padding)
-        return super().kind(*inputs) if exact else "float"
+        return super().kind(*inputs) if self._pads_signs else "float"
+
+    @property
+    def _pads_signs(self) -> bool:
+        return self.pad_value in (-1, 0, 1) or not any(self.padding)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -203,9 +203,11 @@ def _scale_and_shift(node: Linear | Conv2d, y: Array) -> Array:
 
 def _product(node: Linear | Conv2d, x: Array, dtype: np.dtype[Any], raw: bool = False) -> Array:
     """weight · x, without scale and shift. `raw`: x are pixels, and the padding around them adds nothing."""
-    weight = node.weight.signs() if isinstance(node.weight, PackedWeight) else node.weight
     if not isinstance(node, Conv2d):
-        return x.astype(dtype) @ weight.T.astype(dtype)
+        x, step = x.astype(dtype), max(1, AT_ONCE // node.weight.shape[1])
+        pieces = (_rows(node, slice(i, i + step)) for i in range(0, node.out_channels, step))
+        return np.concatenate([x @ rows.T.astype(dtype) for rows in pieces], axis=1)
+    weight = _rows(node)
     windows = _windows(
         x, weight.shape[2:], node.stride, node.padding, node.dilation, 0 if raw else node.pad_value
     )
@@ -218,6 +220,11 @@ def _product(node: Linear | Conv2d, x: Array, dtype: np.dtype[Any], raw: bool = 
         return y.reshape(len(x), node.out_channels, *windows.shape[2:4])
 
     return _by_tiles(windows, product)
+
+
+def _rows(node: Linear | Conv2d, rows: slice = slice(None)) -> Array:
+    """The weights of some outputs, as numbers."""
+    return node.weight.signs(rows) if isinstance(node.weight, PackedWeight) else node.weight[rows]
 
 
 def _patches(windows: Array, groups: int) -> Array:

@@ -3,15 +3,16 @@
 And what depends on how much of a window lies in the padding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnn.packed import bits
-from bnn.packed.nodes import Conv2d, InputContract, Linear, PackedWeight, Shape
+from bnn.packed.nodes import AT_ONCE, Conv2d, InputContract, Linear, PackedWeight, Shape
 from bnn.runtime import reference
 from bnn.runtime.program import Border, Finish, Segment
 
@@ -33,24 +34,30 @@ class Weight:
     def __init__(self, node: Product, window: Sequence[int], channels: int) -> None:
         self.node, self.taps, self.channels = node, window[0] * window[1], channels
 
-    def in_taps(self) -> Array:
-        """(out, taps, channels)."""
+    def in_taps(self, rows: slice = slice(None)) -> Array:
+        """(out, taps, channels); of these rows."""
         weight = self.node.weight
-        dense = weight.signs() if isinstance(weight, PackedWeight) else weight
+        dense = weight.signs(rows) if isinstance(weight, PackedWeight) else weight[rows]
         return np.ascontiguousarray(dense.reshape(len(dense), self.channels, self.taps).transpose(0, 2, 1))
+
+    def by_rows(self, of: Callable[[Array], Array], first: int = 0, last: int | None = None) -> Array:
+        """`of` the weights in taps, for so many rows at a time that little memory is taken."""
+        last, step = last or self.node.out_channels, max(1, AT_ONCE // (self.taps * self.channels))
+        starts = range(first, last, step)
+        return np.concatenate([of(self.in_taps(slice(i, min(i + step, last)))) for i in starts])
 
     def rows(self) -> NDArray[np.uint64]:
         """(out, words): bits one after the other."""
         weight = self.node.weight
         if self.taps == 1 and isinstance(weight, PackedWeight):
             return weight.words  # in this order already
-        return bits.pack(self.in_taps().reshape(self.node.out_channels, -1))
+        return self.by_rows(_packed)
 
     def rows_of_taps(self) -> NDArray[np.uint64]:
         """(out, words): whole words for each tap."""
         if self.taps == 1:
             return self.rows()
-        return bits.pack(self.in_taps()).reshape(self.node.out_channels, -1)
+        return self.by_rows(lambda part: bits.pack(part).reshape(len(part), -1))
 
     def depthwise(self) -> NDArray[np.int8]:
         """(taps, out)."""
@@ -64,21 +71,24 @@ class Weight:
         return np.ascontiguousarray(weight.transpose(0, 2, 1), dtype=np.float32)
 
 
+def _packed(signs: Array, take: Any = slice(None)) -> NDArray[np.uint64]:
+    """(rows, taps, channels) to (rows, words), of some channels."""
+    return bits.pack(signs[:, :, take].reshape(len(signs), -1))
+
+
 def segments(weight: Weight, groups: int, contract: InputContract) -> tuple[Segment, ...]:
     """The groups of channels of raw pixels that have one deviation, in the reference's order."""
     std = np.repeat(np.array(contract.std), weight.channels * groups // len(contract.std))
     outputs, found = weight.node.out_channels // groups, []
     whole = groups == 1 and len(np.unique(std)) == 1
-    of_taps = None if whole else weight.in_taps()
     for group in range(groups):
         of_group = std[group * weight.channels : (group + 1) * weight.channels]
         for value in np.unique(of_group):
             take = np.flatnonzero(of_group == value)
-            if of_taps is None:
+            if whole:
                 rows = weight.rows()
             else:
-                signs = of_taps[group * outputs : (group + 1) * outputs, :, take]
-                rows = bits.pack(signs.reshape(outputs, -1))
+                rows = weight.by_rows(partial(_packed, take=take), group * outputs, (group + 1) * outputs)
             at = (take + group * weight.channels).astype(np.int32)
             found.append(Segment(at, group * outputs, 255 * float(value), rows))
     return tuple(found)
@@ -140,7 +150,7 @@ def padding_correction(node: Conv2d, weight: Weight, shape: Shape) -> Border | N
     """What padding of 0 must not add: as bits it enters as +1, so the weights of the taps that lie in it."""
     if not any(node.padding) or node.pad_value != 0:
         return None
-    of_tap = weight.in_taps().sum(axis=2, dtype=np.int32)  # (out, taps)
+    of_tap = weight.by_rows(lambda part: part.sum(axis=2, dtype=np.int32))  # (out, taps)
     classes, inside = _classes(node, shape), []
     for axis, numbers in enumerate(classes):
         first = np.unique(numbers, return_index=True)[1]
