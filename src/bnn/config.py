@@ -207,7 +207,7 @@ def _require(condition: bool, name: str, value: Any, rule: str) -> None:
 def _quoted(value: Any) -> str:
     try:
         return repr(value)
-    except ValueError:  # Python writes no integers of thousands of digits
+    except (ValueError, RecursionError):  # an integer of thousands of digits, tables in tables in tables
         return f"({type(value).__name__})"
 
 

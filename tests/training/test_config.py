@@ -67,7 +67,17 @@ def test_every_field_explains_itself():
         ("optimizer = 'adamm'", "is not one of adam, adamw, sgd; did you mean 'adam'?"),
         ("weights = 'binary'", "weights = 'binary' is not one of deterministic, stochastic, float"),
         ("epochs = ", "recipe"),
+        ("latent_init = 1e308", "latent_init = 1e+308 must be at most 1"),
+        ("data = " + "[" * 20_000, "recursion"),
+        ("data = " + "{a = " * 10_000 + "1" + "}" * 10_000, "recursion"),
+        ("lr" + ".a" * 2000 + " = 1", "lr = (dict) is not of type float"),
+        ("weights" + ".a" * 2000 + " = 1", "weights = (dict) is not one of"),
+        ("validation = " + "9" * 5000, "4300 digits"),
+        ("validation = 0x" + "f" * 5000, "validation = (int) must be below 2^31"),
+        ("lr = " + "9" * 400, "lr = inf must be finite"),
+        ("lr = -" + "9" * 4000, "lr = inf must be finite"),
     ],
+    ids=lambda text: text[:30],
 )
 def test_wrong_recipe_is_one_clear_line(tmp_path, text, problem):
     """Each mistake in a recipe is a ConfigError of one line that names the file, the field and the value."""
