@@ -20,9 +20,8 @@ from typing import Any, BinaryIO
 
 from bnn.data.dataset import DataError
 
-PATIENCE = (
-    30.0  # seconds in which at least so many bytes have to come, from a server that is worth waiting for:
-)
+# A server is worth waiting for that sends LEAST bytes in PATIENCE seconds.
+PATIENCE = 30.0
 LEAST = 1 << 18
 
 
