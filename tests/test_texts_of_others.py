@@ -11,7 +11,7 @@ from support.structure import SOURCE
 
 from bnn.config import ConfigError
 from bnn.data.dataset import DataError
-from bnn.errors import LINE, UserError, printable
+from bnn.errors import LINE, UserError, printable, warn
 from bnn.export import ExportError
 from bnn.packed.serialization import FormatError
 from bnn.runtime.images import ImageError
@@ -90,3 +90,17 @@ def test_commands_print_in_one_place() -> None:
         if isinstance(node, ast.Name) and node.id == "print"
     ]
     assert set(calls) == {"text.py"}
+
+
+def test_warnings_go_through_one_place() -> None:
+    """No module calls `warnings.warn`: all goes through `bnn.errors.warn`, which escapes."""
+    calls = [
+        path.name
+        for path in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr == "warn"
+    ]
+    assert calls == ["errors.py"]
+    with pytest.warns(RuntimeWarning, match=r"^left out: x\\x1b\[31mRED$") as caught:
+        warn("left out: x\x1b[31mRED", RuntimeWarning)
+    assert caught[0].filename == __file__

@@ -12,7 +12,6 @@
 `import bnn` is instant: each name is imported when it is first used.
 """
 
-import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,7 +103,9 @@ def _warn_of_namesakes() -> None:
     """Says in one line if another distribution that imports as `bnn` lies in the same folder."""
     site = Path(__file__).parent.parent
     for found in [*site.glob("bnn-*.dist-info"), *site.glob("bnn_lab-*.dist-info")]:
-        warnings.warn(
+        from bnn.errors import warn
+
+        warn(
             f"{found.name} in {site} has a package `bnn` too, and one replaces files of the other: "
             "pip uninstall bnn bnn-lab, then pip install --force-reinstall binaryconnect",
             RuntimeWarning,

@@ -4,6 +4,7 @@ import importlib
 import re
 import sys
 import unicodedata
+import warnings
 from types import ModuleType
 
 __all__ = ["MissingExtraError", "UserError", "printable"]
@@ -83,6 +84,11 @@ def require(module: str, extra: str) -> ModuleType:
         raise MissingExtraError(
             f"{package} is not installed: pip install 'binaryconnect[{extra}]'", name=package
         ) from error
+
+
+def warn(text: str, category: type[Warning] = UserWarning, stacklevel: int = 1) -> None:
+    """`warnings.warn`, of a text as it may be shown (see `printable`), for it may quote what others wrote."""
+    warnings.warn(printable(text, LINE), category, stacklevel + 1)
 
 
 def first_lines(error: Exception) -> str:

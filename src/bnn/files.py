@@ -13,14 +13,13 @@ import secrets
 import shutil
 import stat
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from bnn.errors import UserError
+from bnn.errors import UserError, warn
 
 __all__ = [
     "LOCK",
@@ -249,7 +248,7 @@ def one_writer(folder: str | Path) -> Iterator[None]:
             except BlockingIOError as error:
                 raise UserError(f"{folder} is being written by {_holder(lock)}") from error
             if descriptor is None:
-                warnings.warn(
+                warn(
                     f"{folder}: its file system has no locks, so nothing keeps a second writer out",
                     RuntimeWarning,
                     stacklevel=3,

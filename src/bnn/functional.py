@@ -11,13 +11,14 @@ Every function keeps the shape and device of its input, and its dtype unless tol
 among its signs.
 """
 
-import warnings
 from collections.abc import Callable
 from functools import cache, wraps
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+
+from bnn.errors import warn
 
 __all__ = [
     "StraightThrough",
@@ -123,7 +124,7 @@ def _native() -> Any:
     try:
         from bnn.runtime import _native as native
     except ImportError as error:
-        warnings.warn(
+        warn(
             f"the compiled engine cannot be loaded ({error}): PyTorch takes the signs of weights, slower",
             RuntimeWarning,
             stacklevel=4,  # who called `sign` or `stochastic_sign`

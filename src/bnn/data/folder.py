@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bnn.data.dataset import DataError, Dataset, Images, Labels
-from bnn.errors import require
+from bnn.errors import require, warn
 from bnn.pictures import ImageError, open_picture
 
 TEST_SHARE = 6  # one image in six is a test image, where the folder has no test set of its own
@@ -141,7 +140,7 @@ def _read(examples: Sequence[_Example]) -> dict[_Example, Images]:
             unread += 1
             if unread <= MOST_WARNINGS:
                 reason = f"{example.path}: {error.strerror}" if isinstance(error, OSError) else error
-                warnings.warn(f"left out: {reason}", stacklevel=4)
+                warn(f"left out: {reason}", stacklevel=4)
             continue
         found = _Format(example.path, image.mode, image.size)
         if expected is None:
@@ -154,7 +153,7 @@ def _read(examples: Sequence[_Example]) -> dict[_Example, Images]:
             )
         images[example] = np.asarray(image)
     if unread > MOST_WARNINGS:
-        warnings.warn(f"left out: {unread - MOST_WARNINGS:,} more files that are no pictures", stacklevel=4)
+        warn(f"left out: {unread - MOST_WARNINGS:,} more files that are no pictures", stacklevel=4)
     return images
 
 

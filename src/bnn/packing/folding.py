@@ -6,7 +6,6 @@ differ by rounding. What cannot be folded stays an Affine node: a batch norm *be
 convolution, for example, as the padding is added after the norm and lacks its shift.
 """
 
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn.errors import warn
 from bnn.packed.nodes import (
     INPUT,
     Affine,
@@ -134,7 +134,7 @@ def _simplify_signs(graph: _Graph) -> None:
         if isinstance(before, Sign):
             graph.bypass(node)
         elif _never_negative(graph, before):
-            warnings.warn(f"{node.name}: the sign of a ReLU is always +1", PackWarning, stacklevel=2)
+            warn(f"{node.name}: the sign of a ReLU is always +1", PackWarning, stacklevel=2)
     graph.drop_unused()
 
 

@@ -1,11 +1,11 @@
 """Which weights become bits: a tensor whose rows are each one magnitude with signs, whoever made it."""
 
-import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn.errors import warn
 from bnn.packed import bits
 from bnn.packed.nodes import PackedWeight, Weight
 
@@ -47,4 +47,4 @@ def _warn_near_miss(rows: Array, where: str) -> None:
         if zeros
         else f"{odd:,} of {rows.size:,} weights differ from ± their row's magnitude"
     )
-    warnings.warn(f"{where}: not packed, {what}", PackWarning, stacklevel=2)
+    warn(f"{where}: not packed, {what}", PackWarning, stacklevel=2)

@@ -1,7 +1,6 @@
 """`load` and the Runner: a packed model, ready to be called on numpy arrays."""
 
 import os
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn.errors import UserError
+from bnn.errors import UserError, warn
 from bnn.packed.demand import check_limits
 from bnn.packed.limits import MAX_MEMORY, MAX_WORK
 from bnn.packed.model import PackedModel
@@ -107,7 +106,7 @@ class Runner:
                 from bnn.runtime.native import Engine
             except ImportError as error:
                 self.engine = "reference"
-                warnings.warn(
+                warn(
                     f"the compiled engine cannot be loaded ({error}): running the slow reference instead",
                     RuntimeWarning,
                     stacklevel=3,

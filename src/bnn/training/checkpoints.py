@@ -3,7 +3,6 @@
 import hashlib
 import io
 import stat
-import warnings
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from bnn.config import ConfigError, TrainConfig
-from bnn.errors import UserError, first_lines, is_out_of_memory
+from bnn.errors import UserError, first_lines, is_out_of_memory, warn
 from bnn.files import make_own_folder, read_whole, replacing, sweep, write_atomically
 from bnn.training.diagnostics import LayerState
 from bnn.training.reports import Row
@@ -178,7 +177,7 @@ def find_checkpoint(out: Path, config: TrainConfig) -> dict[str, Any] | None:
     if fault is not None:
         (out / CHECKPOINT).unlink(missing_ok=True)  # or the next would put it in the place of the one before
         text = f"{fault}: goes on from {BEFORE}, after epoch {len(content['rows'])}"
-        warnings.warn(text, RuntimeWarning, stacklevel=2)
+        warn(text, RuntimeWarning, stacklevel=2)
     return content
 
 
