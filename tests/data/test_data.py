@@ -24,6 +24,7 @@ import pytest
 
 from bnn.data import DATASETS, DataError, Dataset, cifar, download, load_dataset, mnist, svhn
 from bnn.data.download import RemoteFile
+from bnn.data.folder import _most_bytes
 from bnn.data.load import data_root
 from bnn.errors import MissingExtraError, require
 
@@ -940,6 +941,34 @@ def test_folder_of_much_that_is_no_picture(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="left out"), pytest.raises(DataError) as error:
         load_dataset(str(tmp_path))
     one_line(error, f"{tmp_path / 'b'}: a class with no images")
+
+
+def test_folder_of_more_pixels_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen at the first picture, before the others are decoded; the line has both numbers."""
+    write_classes(tmp_path, {"a": 2, "b": 3})
+    size = 5 * 6 * 4 * 3
+    monkeypatch.setattr("bnn.data.folder._most_bytes", lambda: size)
+    assert len(load_dataset(str(tmp_path)).train_labels) == 3
+    monkeypatch.setattr("bnn.data.folder._most_bytes", lambda: size - 1)
+    (tmp_path / "b" / "000.png").write_bytes(b"would be left out, with a warning")
+    with pytest.raises(DataError) as error:
+        load_dataset(str(tmp_path))
+    first = tmp_path / "a" / "000.png"
+    one_line(error, f"{first} is 6x4 RGB: 5 files like it have 360 bytes", "at most 359 are read")
+
+
+def test_memory_for_pictures_is_the_machines() -> None:
+    """Half of it, in bytes: not in pages, nor in GiB."""
+    assert 1 << 28 < _most_bytes() < 1 << 48
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes a pipe; names there have any character")
+def test_folder_with_a_name_that_colours_terminals(tmp_path: Path) -> None:
+    """What is left out is named as text, from Python too."""
+    write_classes(tmp_path, {"a": 2})
+    os.mkfifo(tmp_path / "a" / "x\x1b[31mRED")
+    with pytest.warns(UserWarning, match=r"a/x\\x1b\[31mRED: a pipe, not a file$"):
+        load_dataset(str(tmp_path))
 
 
 def test_folder_on_a_disk_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

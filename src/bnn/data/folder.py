@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +15,11 @@ from bnn.errors import require, warn
 from bnn.pictures import ImageError, open_picture
 
 TEST_SHARE = 6  # one image in six is a test image, where the folder has no test set of its own
+MOST_WARNINGS = 10  # files that are named before the rest is only counted
 _LAYOUTS = "<class>/<image>, or train/<class>/<image> and test/<class>/<image>"
 # Refusals that are the file's own, where others (a disk that fails) concern all.
 _OF_THE_FILE = {errno.EINVAL, errno.ENOENT, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EFBIG}
 _NOT_IMAGES = {"thumbs.db", "desktop.ini"}  # what Windows leaves in folders; dot files are skipped as well
-
-
-MOST_WARNINGS = 10  # files that are named before the rest is only counted
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,7 @@ def load_folder(root: Path) -> Dataset:
     All images must be grey or all RGB, 8 bits a channel, and of one size; pixels are taken as they are stored
     (no EXIF rotation, no scaling).
 
+    Pixels of all files, if those are like the first, may take half of the machine's memory.
     A file that is no picture (see `bnn.pictures.open_picture`) is left out, with a warning that names it.
 
     Raises DataError naming the folder or image that is at fault; MissingExtraError without Pillow.
@@ -147,6 +147,7 @@ def _read(examples: Sequence[_Example]) -> dict[_Example, Images]:
             expected = found
             if found.mode not in ("L", "RGB"):
                 raise DataError(f"{found.path} is {found}; images must be grey (L) or RGB, 8 bits a channel")
+            _check_memory(found, len(examples))
         if (found.mode, found.size) != (expected.mode, expected.size):
             raise DataError(
                 f"{found.path} is {found}, {expected.path} is {expected}: they must agree in size and mode"
@@ -155,6 +156,23 @@ def _read(examples: Sequence[_Example]) -> dict[_Example, Images]:
     if unread > MOST_WARNINGS:
         warn(f"left out: {unread - MOST_WARNINGS:,} more files that are no pictures", stacklevel=4)
     return images
+
+
+def _check_memory(found: _Format, files: int) -> None:
+    """Raises DataError if so many files like the first have more pixels than the memory should hold."""
+    size, most = files * math.prod(found.size) * len(found.mode), _most_bytes()
+    if size > most:
+        raise DataError(
+            f"{found.path} is {found}: {files:,} files like it have {size:,} bytes of pixels; "
+            f"at most {most:,} are read, half of the memory"
+        )
+
+
+def _most_bytes() -> int:
+    """Half of the machine's memory; of 16 GiB if the system does not say how much that is (Windows)."""
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
+        return 8 << 30
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _assemble(examples: Sequence[_Example], images: dict[_Example, Images]) -> tuple[Images, Labels]:
