@@ -153,6 +153,17 @@ def test_about_maps_strings_to_strings(about: Any) -> None:
         PackedModel(InputContract((5,)), (linear(),), about)
 
 
+def test_texts_have_a_form_in_utf8() -> None:
+    """A lone surrogate, as in a file's name that is no UTF-8, is refused at once: no file could hold it."""
+    with pytest.raises(ValueError, match=r"label 'c\\udcff' is no UTF-8"):
+        InputContract((5,), labels=("a", "b", "c\udcff", "d", "e"))
+    with pytest.raises(ValueError, match=r"node '\\ud800' \(Linear\): the name '\\ud800' is no UTF-8"):
+        model_of((5,), linear("\ud800"))
+    for about in ({"data": "\udc80"}, {"\udc80": "data"}):
+        with pytest.raises(ValueError, match=r"about: '\\udc80' is no UTF-8"):
+            PackedModel(InputContract((5,)), (linear(),), about)
+
+
 def test_affine_of_another_width_names_its_node() -> None:
     """A batch norm for 4 channels after a layer of 5 is refused."""
     affine = Affine(name="bn", inputs=("fc",), scale=np.ones(4), shift=np.zeros(4))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bnn.packed import serialization
 from bnn.packed.limits import MAX_MEMORY
-from bnn.packed.nodes import INPUT, InputContract, Kind, Node, Shape, check_shape, ensure
+from bnn.packed.nodes import INPUT, InputContract, Kind, Node, Shape, check_shape, check_text, ensure
 from bnn.packed.serialization import FormatError
 
 __all__ = ["MODEL_FILE", "PackedModel", "model_file"]
@@ -44,11 +44,14 @@ class PackedModel:
         ensure(len(self.nodes) > 0, "a model needs at least one node")
         strings = all(isinstance(text, str) for entry in self.about.items() for text in entry)
         ensure(strings, f"about must map strings to strings, not {dict(self.about)}")
+        for text in (text for entry in self.about.items() for text in entry):
+            check_text("about:", text)
         shapes: dict[str, Shape] = {INPUT: self.input.shape}
         kinds: dict[str, Kind] = {INPUT: "input"}
         for node in self.nodes:
             try:
                 ensure(node.name != "", "it has no name")
+                check_text("the name", node.name)
                 ensure(node.name not in shapes, "the name is taken")
                 missing = [name for name in node.inputs if name not in shapes]
                 ensure(not missing, f"no earlier node is named {missing[:1]}")

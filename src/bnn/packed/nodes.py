@@ -10,6 +10,7 @@ which follow from the graph and are not stored:
     float   everything else
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from math import prod
@@ -46,6 +47,7 @@ __all__ = [
     "Softmax",
     "Threshold",
     "check_shape",
+    "check_text",
     "ensure",
 ]
 
@@ -142,6 +144,8 @@ class InputContract:
             len(self.mean) in {0, 1, self.channels}, f"{len(self.mean)} means for {self.channels} channels"
         )
         ensure(bool(np.isfinite([*self.mean, *self.std]).all()), "mean and std must be finite")
+        for label in self.labels:
+            check_text("label", label)
         ensure(all(s > 0 for s in self.std), f"std must be positive, not {self.std}")
 
     @property
@@ -677,6 +681,11 @@ NODES: dict[str, type[Node]] = {
 def ensure(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def check_text(what: str, text: str) -> None:
+    """A file holds UTF-8, which has no lone surrogates (as names of files that are no UTF-8 have)."""
+    ensure(not re.search(r"[\ud800-\udfff]", text), f"{what} {text!r} is no UTF-8")
 
 
 def check_shape(what: str, shape: Shape) -> None:
