@@ -12,11 +12,20 @@ PAGE = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
 
 
 def test_every_attack_is_named() -> None:
-    """A program of tests/attack that the page lacks, nobody would know to run."""
+    """A program of tests/attack that the page lacks, nobody would know to run; all of the page are there."""
     texts = [path.read_text(encoding="utf-8") for path in (TESTS / "attack").glob("*.py")]
     commands = {name for text in texts for name in re.findall(r"    (python tests/attack/\w+\.py) ?", text)}
-    assert commands <= set(re.findall(r"`(python tests/attack/\w+\.py)", PAGE))
-    assert len(commands) >= 5
+    assert commands == set(re.findall(r"`(python tests/attack/\w+\.py)", PAGE))
+    programs = re.findall(r"tests/\w+/\w+\.\w+", PAGE)
+    assert [name for name in programs if not (ROOT / name).is_file()] == []
+    assert len(programs) >= 10
+
+
+def test_options_of_the_page_are_the_programs() -> None:
+    """Every option that the page gives an attack is one that it takes."""
+    for name, options in re.findall(r"`python tests/(\w+/\w+\.py)([^`]*)`", PAGE):
+        text = (TESTS / name).read_text(encoding="utf-8")
+        assert all(f'"{option}"' in text for option in re.findall(r"--\w+", options))
 
 
 def test_limits_are_those_of_the_code() -> None:
