@@ -124,6 +124,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `... &` would have it ignored
     rng, statuses, slowest = random.Random(arguments.seed), Counter[int](), (0.0, "")
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder, "digit.png")

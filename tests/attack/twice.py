@@ -75,6 +75,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verbose", action="store_true", help="a line for each")
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `... &` would have it ignored
     rng = random.Random(options.seed)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     findings, statuses = 0, dict[str, int]()

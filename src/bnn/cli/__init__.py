@@ -24,7 +24,8 @@ def entry() -> NoReturn:
     interrupts = _Interrupts()
     status = 130
     try:
-        signal.signal(signal.SIGINT, interrupts)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # no script's `bnn ... &`
+            signal.signal(signal.SIGINT, interrupts)
         status = main()
     except KeyboardInterrupt:
         pass
