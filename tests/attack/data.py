@@ -1,4 +1,4 @@
-"""Hostile data: pickles, archives, IDX and MATLAB files, pipes, servers. Each is one DataError, soon.
+"""Hostile data: pickles, archives, IDX and MATLAB files, folders, servers. Each is one DataError, soon.
 
     python tests/attack/data.py [--mutants N] [--seed N] [--verbose]
 
@@ -28,8 +28,10 @@ from typing import Any
 
 import numpy as np
 import scipy.io
+from PIL import Image
 
 from bnn.data import DataError, cifar, download, load_dataset, svhn
+from bnn.data.folder import _most_bytes
 
 MOST_SECONDS = 10
 MOST_MEMORY = 1 << 30
@@ -172,6 +174,12 @@ def file_cases(root: Path) -> Iterator[tuple[str, Callable[[], object], Path]]:
             lambda data=data: load_dataset(data, root / "pipes", download=False),
             path.parent,
         )
+    folder = root / "many-pixels"
+    (folder / "a").mkdir(parents=True)
+    Image.new("L", (1 << 13, 1 << 13)).save(folder / "a" / "0.png")
+    for k in range(1, _most_bytes() // 2**26 + 1):
+        os.link(folder / "a" / "0.png", folder / "a" / f"{k}.png")
+    yield "folder of many pixels", lambda folder=folder: load_dataset(str(folder)), folder / "a" / "0.png"
 
 
 def mat_cases(
