@@ -23,6 +23,7 @@ from bnn.errors import UserError, warn
 
 __all__ = [
     "LOCK",
+    "check_own_folder",
     "is_stream",
     "make_own_folder",
     "no_writer",
@@ -209,15 +210,19 @@ def _move(new: Path, path: Path, old: Path | None) -> None:
 
 
 def make_own_folder(path: Path) -> None:
-    """Makes a folder in a folder. What is there already may be a stranger's: it is no link to elsewhere.
+    """Makes a folder in a folder, if it is not there.
 
     Raises:
-        UserError: it is a link, or no folder.
+        UserError: see `check_own_folder`.
         OSError: it cannot be made.
     """
-    with suppress(FileExistsError):
-        path.mkdir()
-    if path.is_symlink() or not path.is_dir():
+    check_own_folder(path)
+    path.mkdir(exist_ok=True)
+
+
+def check_own_folder(path: Path) -> None:
+    """Raises UserError if what is in a folder, which may be a stranger's, is a link or no folder."""
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
         raise UserError(f"{path} is no folder, or leads to another: delete it")
 
 

@@ -325,6 +325,19 @@ def test_a_run_that_is_alive_is_left_alone(run, tmp_path, capsys):
     capsys.readouterr()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links")
+def test_the_folder_of_a_seed_is_no_link(tmp_path, capsys):
+    """Nothing is cleared elsewhere."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "model.bnn").write_text("mine")
+    (tmp_path / "seeds").mkdir()
+    (tmp_path / "seeds" / "seed-0").symlink_to(tmp_path / "elsewhere")
+    argv = ["train", "digits", "--out", str(tmp_path / "seeds"), "--seeds", "2", "--force", *SMALL]
+    assert main(argv) == 2
+    assert "seed-0 is no folder, or leads to another: delete it" in capsys.readouterr().err
+    assert (tmp_path / "elsewhere" / "model.bnn").read_text() == "mine"
+
+
 def test_several_seeds_hold_the_folder_around_them(tmp_path, monkeypatch):
     """While they run, no single run begins there."""
     held = []

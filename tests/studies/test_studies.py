@@ -198,6 +198,11 @@ def test_what_is_planted_in_a_study_is_not_followed(tmp_path: Path) -> None:
     (out / "cells").symlink_to(elsewhere)
     with pytest.raises(UserError, match="cells is no folder, or leads to another"):
         conduct(study, study.options("digits"), out)
+    (out / "cells").unlink()
+    (out / "cells").mkdir()
+    (out / "cells" / "one-0").symlink_to(elsewhere)
+    with pytest.raises(UserError, match="one-0 is no folder, or leads to another"):
+        conduct(study, study.options("digits"), out)
     (out / "study.json").unlink()
     (out / "study.json").symlink_to("/dev/zero")
     with pytest.raises(OSError, match="a device, not a file"):

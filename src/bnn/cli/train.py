@@ -16,7 +16,7 @@ from bnn.cli.openmp import spin_briefly
 from bnn.cli.text import complain, line_of, percent, say, show
 from bnn.config import TrainConfig
 from bnn.errors import UserError, require
-from bnn.files import one_writer, write_atomically
+from bnn.files import check_own_folder, one_writer, write_atomically
 from bnn.tables import table
 
 __all__ = ["run_train"]
@@ -46,6 +46,8 @@ def _run_each(options: argparse.Namespace, config: TrainConfig, out: Path, leads
     results = {}
     for seed in seeds:
         folder = out / f"seed-{seed}" if options.seeds else out
+        if options.seeds:  # what the user names may be a link, what is in it not
+            check_own_folder(folder)
         try:
             with _progress() as progress:
                 results[seed] = train(

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from bnn.errors import UserError
-from bnn.files import LOCK, make_own_folder, one_writer, read_whole, write_atomically
+from bnn.files import LOCK, check_own_folder, make_own_folder, one_writer, read_whole, write_atomically
 
 __all__ = [
     "Cells",
@@ -148,6 +148,7 @@ def _conduct(study: Study, options: Options, out: Path, on_cell: Callable[[str, 
             path = out / "cells" / f"{variant.replace(' ', '-').replace(',', '')}-{seed}.json"
             if not path.exists():
                 on_cell(variant, seed)
+                check_own_folder(path.with_suffix(""))
                 result = study.run(variant, seed, options, path.with_suffix(""))
                 write_atomically(path, (json.dumps(result) + "\n").encode())
             cells[variant].append(_read(path))
