@@ -7,7 +7,8 @@ A file is refused with FormatError, or for what it asks for, or it runs: on ever
 kinds of activations, on pixels and floats, NaN and infinity among them, in one thread and in three, and gives
 what the reference gives, to within what rounding explains (`fuzz_bounds`). What is large is run once. All
 else is a finding: another exception, a crash, another result, one that depends on threads or on the batch,
-more than ten seconds or two gigabytes. Its file is kept and named, and the exit status is 1.
+more than ten seconds, or than the memory that a model may ask for. Its file is kept and named, and the exit
+status is 1.
 
 `run.sh` beside this file does the same with sanitizers. The cases follow from the seed, and what is done
 with a file from its bytes alone.
@@ -37,13 +38,13 @@ from numpy.typing import NDArray
 
 from bnn.errors import UserError
 from bnn.packed.demand import check_limits
-from bnn.packed.limits import MAX_WORK
+from bnn.packed.limits import MAX_MEMORY, MAX_WORK
 from bnn.packed.model import PackedModel
 from bnn.packed.serialization import FormatError
 
 Array = NDArray[Any]
 
-SECONDS, BYTES = 10.0, 2 * 10**9
+SECONDS, BYTES = 10.0, MAX_MEMORY + 2**28  # beside what a model may take, the process itself
 """What a case may take."""
 
 SLOWER = 20

@@ -146,10 +146,54 @@ def transformer() -> PackedModel:
     return g.model()
 
 
+def vgg16(activation: type[Node]) -> PackedModel:
+    """VGG-16 at 224x224, one bit a weight."""
+    g = Graph(3, 224, 224)
+    x, n = INPUT, 3
+    for width, layers in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for last in [False] * (layers - 1) + [True]:
+            x, n = g.product(x, (width, n, 3, 3)), width
+            x = g.add(MaxPool2d, x, kernel=(2, 2), stride=(2, 2)) if last else x
+            x = g.add(activation, x)
+    x, n = g.add(Flatten, x), 512 * 49
+    for _ in range(2):
+        x, n = g.add(activation, g.product(x, (4096, n))), 4096
+    g.product(x, (1000, n))
+    return g.model()
+
+
+def language_model(width: int, hidden: int, blocks: int, mean: float | None = None) -> PackedModel:
+    """The products of a language model's blocks, of ±1 between, for one token."""
+    g = Graph(width, mean=mean)
+    x = INPUT
+    for _ in range(blocks):
+        x = g.add(Sign, g.product(x, (hidden, width)))
+        x = g.add(Sign, g.product(x, (width, hidden)))
+    return g.model()
+
+
+def mobilenet() -> PackedModel:
+    """MobileNet's first form at 224x224: a filter for each channel, then one place at a time."""
+    g = Graph(3, 224, 224)
+    x, n = g.product(INPUT, (32, 3, 3, 3), stride=(2, 2), padding=(1, 1, 1, 1)), 32
+    for width, stride in ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5):
+        way = {"stride": (stride,) * 2, "padding": (1, 1, 1, 1), "groups": n}
+        x = g.add(ReLU, g.product(g.add(ReLU, x), (n, 1, 3, 3), **way))
+        x, n = g.product(x, (width, n, 1, 1)), width
+    x = g.add(Flatten, g.add(AvgPool2d, x, kernel=(14, 14), stride=(14, 14)))
+    g.product(x, (1000, 512))
+    return g.model()
+
+
 NETWORKS: dict[str, Callable[[], PackedModel]] = {
     "MNIST": mnist,
     "CIFAR-10": cifar10,
     "Bi-Real 18, 224x224": bireal18,
     "U-Net, 512x512": unet,
     "ViT-L": transformer,
+    "VGG-16, ±1, 224x224": lambda: vgg16(Sign),
+    "VGG-16, ReLU, 224x224": lambda: vgg16(ReLU),
+    "MobileNet, 224x224": mobilenet,
+    "a language model": lambda: language_model(4096, 11008, 10),
+    "a language model of pixels": lambda: language_model(12960, 12960, 1, mean=0.5),
 }

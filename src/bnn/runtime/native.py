@@ -75,8 +75,9 @@ class Engine:
             # No lock, which a child of fork might find locked for ever: two threads at once make two of them.
             program = lower(self.model, "u8" if dtype == np.uint8 else "f32", self.activations)
             plan = plan_of(program, self.isa)
-            # What was allowed is a bound of this, but for gaps in the arena.
-            check_memory(self.model.called, "running it takes", plan.bytes(1, self.threads), self.max_memory)
+            # What was allowed is a bound of this, but for gaps in the arena, and the other dtype's plan.
+            size = sum(p.bytes(1, self.threads) for p in (plan, *self._plans.values()))
+            check_memory(self.model.called, "running it takes", size, self.max_memory)
             self._plans.setdefault(dtype.char, plan)
         return self._plans[dtype.char]
 
