@@ -169,7 +169,7 @@ def test_what_people_have_is_let_through(name: str) -> None:
     most, work = takes(model)
     asks = asks_of(model)
     assert max(most, peak(model)) <= asks.memory < 3.5 * peak(model)
-    assert work <= asks.work < 20 * work + 1e7  # to prepare it is work as well
+    assert work <= asks.work < 30 * work + 1e7  # to prepare it is work as well, and filters of planes
 
 
 def test_weights_are_counted_once() -> None:
