@@ -1,7 +1,5 @@
 """MNIST from its four IDX files."""
 
-import gzip
-import io
 import math
 import zlib
 from pathlib import Path
@@ -128,12 +126,16 @@ def _load_file(remote: RemoteFile, dimensions: int, folder: Path, download: bool
 
 
 def _decompress(path: Path, where: str) -> bytes:
+    # Not by the module gzip, which reads a name in the header byte by byte, however long it is.
+    unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
     try:
-        with gzip.open(io.BytesIO(read_whole(path, _LARGEST))) as file:
-            # past the end, unless the file is a bomb: gzip checks its own CRC only there
-            return file.read(_LARGEST + 1)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        content = unpacker.decompress(read_whole(path, _LARGEST), _LARGEST + 1)
+    except zlib.error as error:
         raise DataError(f"{where}: damaged gzip file: {error}") from error
+    if len(content) <= _LARGEST and (not unpacker.eof or unpacker.unused_data):  # else it is a bomb
+        problem = "something follows its end" if unpacker.eof else "it is truncated"
+        raise DataError(f"{where}: damaged gzip file: {problem}")
+    return content
 
 
 def _parse(content: bytes, remote: RemoteFile, dimensions: int, where: str) -> Images:
