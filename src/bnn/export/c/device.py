@@ -184,7 +184,7 @@ def _without_copies(program: Program) -> Program:
             and values[op.inputs[0]].dtype == values[op.output].dtype
         )
         source = op.inputs[0]
-        written = [other for other in ops if other.output == source]
+        written = [other for other in ops if other.output == source] if copies else []
         if copies and k < len(ops) - 1:
             ops = [_reading(other, op.output, source) for other in ops if other is not op]
         elif copies and written == ops[k - 1 : k] and not _read(ops[:k], source):
