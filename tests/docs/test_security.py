@@ -29,10 +29,10 @@ def test_options_of_the_page_are_the_programs() -> None:
 
 
 def test_limits_are_those_of_the_code() -> None:
-    """2 GiB, and ten seconds of a core of 3 GHz; and those of files that are read or copied."""
+    """1.8 GiB, and ten seconds of a core of 3 GHz; and those of files that are read or copied."""
     words = " ".join(PAGE.split())
-    assert "2 GiB of memory, and for a sample about ten seconds of one core" in words
-    assert (MAX_MEMORY, MAX_WORK) == (2 * 2**30, 10 * 3_000_000_000)
+    assert "1.8 GiB of memory, and for a sample about ten seconds of one core" in words
+    assert (MAX_MEMORY, MAX_WORK) == (18 * 2**30 // 10, 10 * 3_000_000_000)
     assert "A picture may have 64 MiB and 67 million pixels" in words
     assert (MOST_BYTES, MOST_PIXELS // 10**6) == (64 * 2**20, 67)
     assert "recipe or result that is exported 64 KiB, a table or figure 64 MiB" in words

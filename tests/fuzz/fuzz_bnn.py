@@ -38,13 +38,13 @@ from numpy.typing import NDArray
 
 from bnn.errors import UserError
 from bnn.packed.demand import check_limits
-from bnn.packed.limits import MAX_MEMORY, MAX_WORK
+from bnn.packed.limits import MAX_WORK
 from bnn.packed.model import PackedModel
 from bnn.packed.serialization import FormatError
 
 Array = NDArray[Any]
 
-SECONDS, BYTES = 10.0, MAX_MEMORY + 2**28  # beside what a model may take, the process itself
+SECONDS, BYTES = 10.0, 2_000_000_000
 """What a case may take."""
 
 SLOWER = 20

@@ -216,7 +216,7 @@ def _max_memory(parser: argparse.ArgumentParser, what: str = "the model") -> Non
         type=_size,
         default=MAX_MEMORY,
         metavar="SIZE",
-        help=f"that {what} may take at most, as 4G, or none (default: {MAX_MEMORY >> 30}G)",
+        help=f"that {what} may take at most, as 4G, or none (default: {MAX_MEMORY / 2**30:g}G)",
     )
 
 

@@ -4,8 +4,8 @@ from bnn.errors import UserError
 
 __all__ = ["MAX_MEMORY", "MAX_WORK", "check_memory", "readable"]
 
-MAX_MEMORY = 2**31
-"""Bytes of memory that a model may ask for, if nothing else is said."""
+MAX_MEMORY = 18 * 2**30 // 10
+"""Bytes of memory that a model may ask for, if nothing else is said: with Python, that is below 2 GB."""
 
 MAX_WORK = 30_000_000_000
 """Cycles of one fast core that a sample may ask for, if nothing else is said: about ten seconds."""
