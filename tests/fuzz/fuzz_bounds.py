@@ -253,13 +253,11 @@ class Bounds:
         wrong = bound.max(axis=1, keepdims=True)
         factor = np.expm1(np.minimum(4 * wrong, 700)) + SLACK * epsilon(x.dtype) * (x.shape[1] + 16)
         # An exponent is rounded relatively to itself, and its power by as much as it is wrong.
-        below = np.minimum(np.abs(x - x.max(axis=1, keepdims=True)), 1000)
-        factor = factor + 4 * epsilon(x.dtype) * np.nan_to_num(below, nan=1000.0)
-        near = (
-            np.minimum(1.0, y * factor + 1e-37)
-            if x.dtype == np.float32
-            else np.minimum(1.0, y * factor + 1e-300)
-        )
+        distance = np.nan_to_num(np.abs(x - x.max(axis=1, keepdims=True)), nan=1000.0)
+        factor = factor + 4 * epsilon(x.dtype) * np.minimum(distance, 1000)
+        # What is 0 here is not, where exponents are wrong by more than it is away from the largest.
+        near = y * factor + np.where(wrong > 1, np.exp(np.minimum(4 * wrong - distance, 0)), 0)
+        near = np.minimum(1.0, near + (1e-37 if x.dtype == np.float32 else 1e-300))
         return np.where(np.isinf(wrong), np.inf, near)
 
 
