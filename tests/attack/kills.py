@@ -145,7 +145,7 @@ def main() -> int:
     rng, findings = random.Random(options.seed), []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for to in TARGETS:
+        for to in TARGETS if options.exports else ():
             count = options.exports // 5 if to == "web" else options.exports  # which a compiler makes
             findings += attack_exports(to, count, rng, folder / to)
         if options.training:

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from support.bnn_files import join, opens, refusal, split, with_graph
 
 from bnn.errors import UserError
 from bnn.packed.model import PackedModel
+from bnn.packed.nodes import InputContract, ReLU
 from bnn.packed.serialization import MOST_HEADER, MOST_NODES
 
 
@@ -74,6 +76,20 @@ def test_headers_and_graphs_have_a_size(tmp_path: Path, sound: bytes) -> None:
     nodes = [{"op": "ReLU", "name": f"{i}", "inputs": ["input"]} for i in range(MOST_NODES + 1)]
     content = join({"__metadata__": {"bnn": json.dumps(graph | {"nodes": nodes})}}, b"")
     assert f"{MOST_NODES + 1} nodes" in refusal(path, content)
+
+
+def test_what_could_not_be_read_is_not_written(tmp_path: Path) -> None:
+    """A model of too many nodes, or of names that are too long, is refused by `save`; no file is left."""
+    chain = [ReLU(name=f"{i}", inputs=(f"{i - 1}" if i else "input",)) for i in range(MOST_NODES + 1)]
+    contract = InputContract((2,), labels=("a", "b"))
+    most = PackedModel(contract, tuple(chain[:-1]))
+    most.save(tmp_path / "most.bnn")
+    assert len(PackedModel.load(tmp_path / "most.bnn").nodes) == MOST_NODES
+    wordy = PackedModel(replace(contract, labels=("a" * MOST_HEADER, "b")), tuple(chain[:1]))
+    for model in (PackedModel(contract, tuple(chain)), wordy):
+        with pytest.raises(UserError, match=r"a \.bnn file has room for"):
+            model.save(tmp_path / "m.bnn")
+    assert [path.name for path in tmp_path.iterdir()] == ["most.bnn"]
 
 
 def test_weights_have_few_axes(tmp_path: Path, sound: bytes) -> None:

@@ -81,6 +81,7 @@ class PackedModel:
         """Writes a .bnn file, whole or not at all. The same model gives the same bytes.
 
         Raises:
+            UserError: it has more nodes or names than a file has room for.
             OSError: the file cannot be written.
         """
         serialization.save(path, self.input, self.nodes, self.about)

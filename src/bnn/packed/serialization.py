@@ -61,7 +61,12 @@ class FormatError(UserError):
 def save(
     path: str | Path, contract: InputContract, nodes: tuple[Node, ...], about: Mapping[str, str]
 ) -> None:
-    """Writes a .bnn file, whole or not at all. Raises OSError if it cannot."""
+    """Writes a .bnn file, whole or not at all.
+
+    Raises:
+        UserError: it would be one that `load` refuses.
+        OSError: it cannot be written.
+    """
     write_atomically(path, to_bytes(contract, nodes, about), stream=True)
 
 
@@ -75,7 +80,14 @@ def to_bytes(contract: InputContract, nodes: tuple[Node, ...], about: Mapping[st
         "about": dict(about),
     }
     text = json.dumps(graph, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return safetensors.numpy.save(tensors, metadata={"bnn": text})
+    content = safetensors.numpy.save(tensors, metadata={"bnn": text})
+    length = int.from_bytes(content[:8], "little")
+    if len(nodes) > MOST_NODES or length > MOST_HEADER:
+        raise UserError(
+            f"{len(nodes)} nodes, and {length} bytes to tell of them: a .bnn file has room for {MOST_NODES} "
+            f"and {MOST_HEADER}"
+        )
+    return content
 
 
 def load(path: str | Path, max_memory: int | None = MAX_MEMORY) -> Contents:
