@@ -107,7 +107,7 @@ def main() -> None:
 
     model = PackedModel.load(options.model)
     data = load_dataset(options.data or model.about["data"], options.data_dir)
-    images, labels = data.test_images[: options.n], data.test_labels[: options.n]
+    images, labels = data.test_inputs[: options.n], data.test_targets[: options.n]
     runner = Runner(model, threads=1)
     expected, predicted = runner(images), runner.predict(images)
     seconds = median(

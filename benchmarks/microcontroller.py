@@ -72,10 +72,10 @@ def trained(data_dir: str | None) -> dict[str, PackedModel]:
 
     torch.manual_seed(0)
     data = load_dataset("mnist", data_dir)
-    mean, std = float(data.train_images.mean() / 255), float(data.train_images.std() / 255)
+    mean, std = float(data.train_inputs.mean() / 255), float(data.train_inputs.std() / 255)
     x, y = (
-        (torch.from_numpy(data.train_images) / 255 - mean) / std,
-        torch.from_numpy(data.train_labels).long(),
+        (torch.from_numpy(data.train_inputs) / 255 - mean) / std,
+        torch.from_numpy(data.train_targets).long(),
     )
 
     def train(network: nn.Module) -> PackedModel:

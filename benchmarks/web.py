@@ -40,7 +40,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     model = PackedModel.load(options.model)
-    images = load_dataset(options.data, options.data_dir).test_images[: options.n]
+    images = load_dataset(options.data, options.data_dir).test_inputs[: options.n]
     net = Runner(model)
     truth, expected = net(images), net.predict(images)
     with tempfile.TemporaryDirectory() as folder:

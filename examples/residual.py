@@ -87,10 +87,10 @@ def main() -> None:
 
     torch.manual_seed(0)
     data = load_dataset("cifar10", options.data_dir)
-    sample = data.train_images[:5000] / 255
+    sample = data.train_inputs[:5000] / 255
     mean, std = sample.mean((0, 2, 3)), sample.std((0, 2, 3))
     normalisation = [torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (mean, std)]
-    images, labels = torch.from_numpy(data.train_images), torch.from_numpy(data.train_labels)
+    images, labels = torch.from_numpy(data.train_inputs), torch.from_numpy(data.train_targets)
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         rows = torch.randint(len(images), (64,))
@@ -107,8 +107,8 @@ def main() -> None:
         about={"model": "examples/residual.py", "weights": "sign", "data": "cifar10"},
     )
     packed.save(options.out)
-    predicted = bnn.load(options.out).predict(data.test_images)
-    accuracy = 100 * np.mean(predicted == data.test_labels)
+    predicted = bnn.load(options.out).predict(data.test_inputs)
+    accuracy = 100 * np.mean(predicted == data.test_targets)
     print(f"{options.out}: {accuracy:.1f} % of {len(predicted):,} test images")
 
 

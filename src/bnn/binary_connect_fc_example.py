@@ -39,7 +39,7 @@ def main() -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
     clip_latent_weights(optimizer, model)  # to [-1, 1], where they are probabilities
 
-    images, labels = torch.from_numpy(mnist.train_images), torch.from_numpy(mnist.train_labels)
+    images, labels = torch.from_numpy(mnist.train_inputs), torch.from_numpy(mnist.train_targets)
     start = perf_counter()
     for step, batch in enumerate(torch.randperm(len(images)).split(200)[:250], start=1):
         scores = model(images[batch] / 255)  # under one sample of the weights
@@ -54,8 +54,8 @@ def main() -> None:
     # Any random sample will do; its sums have statistics of their own, which batch norm learns anew.
     frozen = recalibrate(freeze(model, "sample", seed=0), (images[:10_000] / 255).split(1000))
     with torch.inference_mode():
-        predicted = frozen(torch.from_numpy(mnist.test_images) / 255).argmax(1)
-    accuracy = (predicted == torch.from_numpy(mnist.test_labels)).float().mean().item()
+        predicted = frozen(torch.from_numpy(mnist.test_inputs) / 255).argmax(1)
+    accuracy = (predicted == torch.from_numpy(mnist.test_targets)).float().mean().item()
     print(f"frozen sample: {100 * accuracy:.2f} %")
 
 

@@ -96,9 +96,9 @@ def train(
 def load(name: str, data_dir: str | None = None) -> tuple[Array, Array, Array, Array]:
     """x and t of the training set, and of the test set; pixels from 0 to 1."""
     data = load_dataset(name, data_dir)
-    one_hot, images = np.eye(len(data.classes)), (data.train_images, data.test_images)
+    one_hot, images = np.eye(len(data.classes)), (data.train_inputs, data.test_inputs)
     train_x, test_x = (pixels.reshape(len(pixels), -1) / 255 for pixels in images)
-    return train_x, one_hot[data.train_labels], test_x, one_hot[data.test_labels]
+    return train_x, one_hot[data.train_targets], test_x, one_hot[data.test_targets]
 
 
 if __name__ == "__main__":

@@ -346,7 +346,7 @@ with warnings.catch_warnings(record=True) as caught:
     watching = True
     try:
         data = load_dataset(folder)
-        loaded = len(data.train_labels) + len(data.test_labels)
+        loaded = len(data.train_targets) + len(data.test_targets)
     except Exception as error:
         loaded = repr(error)
     watching = False

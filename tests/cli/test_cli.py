@@ -136,8 +136,8 @@ def test_info(run, capsys):
 def test_predict_reads_image_files(run, tmp_path, capsys):
     """A digit drawn larger, in colour, dark on light, is read like the array itself, and that is said."""
     digits = load_dataset("digits")
-    index = int(np.flatnonzero(load(run / "model.bnn").predict(digits.test_images) == digits.test_labels)[0])
-    pixels, label = digits.test_images[index, 0], digits.test_labels[index]
+    index = int(np.flatnonzero(load(run / "model.bnn").predict(digits.test_inputs) == digits.test_targets)[0])
+    pixels, label = digits.test_inputs[index, 0], digits.test_targets[index]
     Image.fromarray(pixels).save(tmp_path / "plain.png")
     big = 255 - np.kron(pixels, np.ones((16, 16), dtype=np.uint8))
     Image.fromarray(np.stack([big] * 3, axis=-1)).save(tmp_path / "photo.png")
@@ -186,7 +186,7 @@ def test_predict_goes_on_past_a_file_that_is_no_picture(run, tmp_path, capsys, m
     """It is a line on standard error, the others are classified, however many at a time; the status is 2."""
     monkeypatch.setattr("bnn.cli.models.MOST_TOGETHER", together)
     names = [f"{k}.png" for k in range(9)]
-    for name, pixels in zip(names, load_dataset("digits").test_images, strict=False):
+    for name, pixels in zip(names, load_dataset("digits").test_inputs, strict=False):
         Image.fromarray(pixels[0]).save(tmp_path / name)
     paths = [str(tmp_path / name) for name in names]
     assert main(["predict", str(run), *paths]) == 0
@@ -477,7 +477,7 @@ def _without(blocked, *argv):
 def test_the_edge_side_needs_no_torch(run, tmp_path):
     """eval, info and predict work where torch, pandas, rich, matplotlib and certifi are not installed."""
     blocked = ["torch", "pandas", "rich", "matplotlib", "certifi", "tensorboard"]
-    Image.fromarray(load_dataset("digits").test_images[0, 0]).save(tmp_path / "digit.png")
+    Image.fromarray(load_dataset("digits").test_inputs[0, 0]).save(tmp_path / "digit.png")
     for argv in (
         ["eval", str(run), "--json"],
         ["info", str(run)],

@@ -345,18 +345,18 @@ def test_digits_are_scikit_learns_scaled_to_bytes() -> None:
     datasets = pytest.importorskip("sklearn.datasets")
     data = load_dataset("digits")
     assert_well_formed(data)
-    assert data.train_images.shape == (1500, 1, 8, 8)
-    assert data.test_images.shape == (297, 1, 8, 8)
-    assert (data.train_images.min(), data.train_images.max()) == (0, 255)
-    images = np.concatenate([data.train_images, data.test_images])[:, 0]
+    assert data.train_inputs.shape == (1500, 1, 8, 8)
+    assert data.test_inputs.shape == (297, 1, 8, 8)
+    assert (data.train_inputs.min(), data.train_inputs.max()) == (0, 255)
+    images = np.concatenate([data.train_inputs, data.test_inputs])[:, 0]
     original = datasets.load_digits()
     np.testing.assert_array_equal(np.rint(images * (16 / 255)), original.images)
-    np.testing.assert_array_equal(np.concatenate([data.train_labels, data.test_labels]), original.target)
+    np.testing.assert_array_equal(np.concatenate([data.train_targets, data.test_targets]), original.target)
 
 
 def assert_well_formed(data: Dataset) -> None:
     """The promises of Dataset that hold for all of them."""
-    for images, labels in ((data.train_images, data.train_labels), (data.test_images, data.test_labels)):
+    for images, labels in ((data.train_inputs, data.train_targets), (data.test_inputs, data.test_targets)):
         assert images.dtype == np.uint8
         assert images.ndim == 4
         assert images.flags.c_contiguous
@@ -379,10 +379,10 @@ def test_mnist_reads_plain_and_gzipped_files(gzipped: bool, tmp_path: Path, smal
     data = load_dataset("mnist", tmp_path, download=False)
     assert_well_formed(data)
     arrays = list(small_mnist.arrays.values())
-    np.testing.assert_array_equal(data.train_images[:, 0], arrays[0])
-    np.testing.assert_array_equal(data.train_labels, arrays[1])
-    np.testing.assert_array_equal(data.test_images[:, 0], arrays[2])
-    np.testing.assert_array_equal(data.test_labels, arrays[3])
+    np.testing.assert_array_equal(data.train_inputs[:, 0], arrays[0])
+    np.testing.assert_array_equal(data.train_targets, arrays[1])
+    np.testing.assert_array_equal(data.test_inputs[:, 0], arrays[2])
+    np.testing.assert_array_equal(data.test_targets, arrays[3])
     assert data.classes == tuple("0123456789")
 
 
@@ -393,7 +393,7 @@ def test_mnist_recompressed_files_are_accepted(tmp_path: Path, small_mnist: Mnis
     before = path.read_bytes()
     path.write_bytes(gzip.compress(small_mnist.contents["train-images-idx3-ubyte"], 9, mtime=12345))
     assert path.read_bytes() != before
-    assert len(load_dataset("mnist", tmp_path).train_images) == 7
+    assert len(load_dataset("mnist", tmp_path).train_inputs) == 7
 
 
 @pytest.mark.parametrize("name", [file.name for file in mnist.FILES])
@@ -418,7 +418,7 @@ def test_mnist_every_flipped_bit_of_a_gzip_file_is_found(tmp_path: Path, small_m
         damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)
         try:
-            labels = load_dataset("mnist", tmp_path).train_labels
+            labels = load_dataset("mnist", tmp_path).train_targets
         except DataError as error:
             messages.append(str(error))
         else:
@@ -515,11 +515,11 @@ def test_mnist_real_files(real_data_dir: Path) -> None:
     """The official files pass all checks and have the counts and the mean that everyone knows."""
     data = load_dataset("mnist", download=False)
     assert_well_formed(data)
-    assert data.train_images.shape == (60_000, 1, 28, 28)
-    assert data.test_images.shape == (10_000, 1, 28, 28)
-    assert data.train_images.mean() == pytest.approx(0.1307 * 255, abs=0.0001 * 255)
-    assert data.train_labels[:5].tolist() == [5, 0, 4, 1, 9]
-    assert np.bincount(data.test_labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert data.train_inputs.shape == (60_000, 1, 28, 28)
+    assert data.test_inputs.shape == (10_000, 1, 28, 28)
+    assert data.train_inputs.mean() == pytest.approx(0.1307 * 255, abs=0.0001 * 255)
+    assert data.train_targets[:5].tolist() == [5, 0, 4, 1, 9]
+    assert np.bincount(data.test_targets).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
 # ---- CIFAR-10 ------------------------------------------------------------------------------------------
@@ -527,10 +527,10 @@ def test_mnist_real_files(real_data_dir: Path) -> None:
 
 def assert_is_cifar(data: Dataset, written: Cifar) -> None:
     assert_well_formed(data)
-    np.testing.assert_array_equal(data.train_images.reshape(5, RECORDS, 3072), written.pixels[:5])
-    np.testing.assert_array_equal(data.train_labels.reshape(5, RECORDS), written.labels[:5])
-    np.testing.assert_array_equal(data.test_images.reshape(RECORDS, 3072), written.pixels[5])
-    np.testing.assert_array_equal(data.test_labels, written.labels[5])
+    np.testing.assert_array_equal(data.train_inputs.reshape(5, RECORDS, 3072), written.pixels[:5])
+    np.testing.assert_array_equal(data.train_targets.reshape(5, RECORDS), written.labels[:5])
+    np.testing.assert_array_equal(data.test_inputs.reshape(RECORDS, 3072), written.pixels[5])
+    np.testing.assert_array_equal(data.test_targets, written.labels[5])
 
 
 @pytest.mark.parametrize("below", ["cifar10", "."])
@@ -564,7 +564,7 @@ def test_cifar_archives_are_read_in_place(
 def test_cifar_first_pixel_is_red_top_left(tmp_path: Path, small_cifar: Cifar) -> None:
     """The first bytes of a record are the red plane's first row, so image[0, 0, 1] is the second of them."""
     write_folder(tmp_path / "cifar10" / "cifar-10-batches-bin", small_cifar.binary())
-    image = load_dataset("cifar10", tmp_path).train_images[0]
+    image = load_dataset("cifar10", tmp_path).train_inputs[0]
     assert image[0, 0, 1] == small_cifar.pixels[0, 0, 1]
     assert image[1, 0, 0] == small_cifar.pixels[0, 0, 1024]
 
@@ -717,10 +717,10 @@ def test_svhn_is_reordered_and_label_ten_is_the_digit_zero(tmp_path: Path, small
     )
     data = load_dataset("svhn", tmp_path, download=False)
     assert_well_formed(data)
-    assert data.train_images.shape == (12, 3, 32, 32)
-    assert data.train_images[4, 2, 7, 30] == small_svhn.pixels[7, 30, 2, 4]
-    np.testing.assert_array_equal(data.test_images[11, 1], small_svhn.pixels[:, :, 1, 11])
-    assert data.test_labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 0]
+    assert data.train_inputs.shape == (12, 3, 32, 32)
+    assert data.train_inputs[4, 2, 7, 30] == small_svhn.pixels[7, 30, 2, 4]
+    np.testing.assert_array_equal(data.test_inputs[11, 1], small_svhn.pixels[:, :, 1, 11])
+    assert data.test_targets.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -758,7 +758,7 @@ def test_svhn_flipped_bit_is_found(tmp_path: Path, small_svhn: Svhn, monkeypatch
     folder = write_folder(
         tmp_path / "svhn", {"train_32x32.mat": small_svhn.content, "test_32x32.mat": small_svhn.content}
     )
-    assert len(load_dataset("svhn", tmp_path).test_images) == 12
+    assert len(load_dataset("svhn", tmp_path).test_inputs) == 12
     damaged = bytearray(small_svhn.content)
     damaged[-1] ^= 1
     (folder / "test_32x32.mat").write_bytes(damaged)
@@ -796,14 +796,14 @@ def test_folder_with_train_and_test(tmp_path: Path) -> None:
     assert_well_formed(data)
     assert data.name == tmp_path.name
     assert data.classes == ("ant", "cat")
-    assert data.train_images.shape == (9, 3, 4, 6)
-    red = data.train_images[:, 0, 0, 0]
+    assert data.train_inputs.shape == (9, 3, 4, 6)
+    red = data.train_inputs[:, 0, 0, 0]
     assert sorted(red) == list(range(9))
-    np.testing.assert_array_equal(data.train_labels, np.where(red < 5, 1, 0))
-    assert sorted(data.test_images[:, 0, 3, 5]) == [100, 101, 102, 103, 104]
-    np.testing.assert_array_equal(data.test_labels, np.where(data.test_images[:, 0, 0, 0] < 102, 1, 0))
-    assert (data.train_images[:, 1] == 0).all()
-    assert (data.train_images[:, 2] == 255).all()
+    np.testing.assert_array_equal(data.train_targets, np.where(red < 5, 1, 0))
+    assert sorted(data.test_inputs[:, 0, 3, 5]) == [100, 101, 102, 103, 104]
+    np.testing.assert_array_equal(data.test_targets, np.where(data.test_inputs[:, 0, 0, 0] < 102, 1, 0))
+    assert (data.train_inputs[:, 1] == 0).all()
+    assert (data.train_inputs[:, 2] == 255).all()
 
 
 def test_folder_rows_and_columns_are_not_swapped(tmp_path: Path) -> None:
@@ -814,17 +814,17 @@ def test_folder_rows_and_columns_are_not_swapped(tmp_path: Path) -> None:
         (tmp_path / "c").mkdir(exist_ok=True)
         image.fromarray(pixels).save(tmp_path / "c" / f"{name}.png")
     data = load_dataset(str(tmp_path))
-    np.testing.assert_array_equal(data.train_images, pixels[np.newaxis, np.newaxis])
-    np.testing.assert_array_equal(data.test_images, pixels[np.newaxis, np.newaxis])
+    np.testing.assert_array_equal(data.train_inputs, pixels[np.newaxis, np.newaxis])
+    np.testing.assert_array_equal(data.test_inputs, pixels[np.newaxis, np.newaxis])
 
 
 def test_folder_without_test_set_gives_a_sixth_of_each_class(tmp_path: Path) -> None:
     """Without test/ a sixth of each class, at least one, is the test set, and no image is in both."""
     write_classes(tmp_path, {"a": 30, "b": 13, "c": 2})
     data = load_dataset(str(tmp_path))
-    assert np.bincount(data.test_labels).tolist() == [5, 2, 1]
-    assert np.bincount(data.train_labels).tolist() == [25, 11, 1]
-    reds = np.concatenate([data.train_images, data.test_images])[:, 0, 0, 0]
+    assert np.bincount(data.test_targets).tolist() == [5, 2, 1]
+    assert np.bincount(data.train_targets).tolist() == [25, 11, 1]
+    reds = np.concatenate([data.train_inputs, data.test_inputs])[:, 0, 0, 0]
     assert sorted(reds) == list(range(45))
 
 
@@ -832,11 +832,11 @@ def test_folder_order_is_fixed_and_mixed(tmp_path: Path) -> None:
     """Two loads agree, and the last quarter of the training set, used for validation, holds all classes."""
     write_classes(tmp_path / "data", {"a": 40, "b": 40})
     first, second = load_dataset(str(tmp_path / "data")), load_dataset(str(tmp_path / "data"))
-    np.testing.assert_array_equal(first.train_images, second.train_images)
-    np.testing.assert_array_equal(first.test_images, second.test_images)
+    np.testing.assert_array_equal(first.train_inputs, second.train_inputs)
+    np.testing.assert_array_equal(first.test_inputs, second.test_inputs)
     # these figures are the same on every machine, for they hang on the files' names alone
-    assert first.train_labels[:12].tolist() == [1, 1, 0, 1, 1, 1, 1, 0, 0, 1, 0, 0]
-    assert first.train_labels[-17:].sum() == 9
+    assert first.train_targets[:12].tolist() == [1, 1, 0, 1, 1, 1, 1, 0, 0, 1, 0, 0]
+    assert first.train_targets[-17:].sum() == 9
 
 
 def _wrong_size(root: Path) -> str:
@@ -923,8 +923,8 @@ def test_folder_leaves_out_what_is_no_picture(
     assert str(path) in str(caught[0].message)
     path.unlink()
     expected = load_dataset(str(tmp_path))
-    np.testing.assert_array_equal(data.train_images, expected.train_images)
-    np.testing.assert_array_equal(data.test_images, expected.test_images)
+    np.testing.assert_array_equal(data.train_inputs, expected.train_inputs)
+    np.testing.assert_array_equal(data.test_inputs, expected.test_inputs)
 
 
 def test_folder_of_much_that_is_no_picture(tmp_path: Path) -> None:
@@ -948,7 +948,7 @@ def test_folder_of_more_pixels_than_memory(tmp_path: Path, monkeypatch: pytest.M
     write_classes(tmp_path, {"a": 2, "b": 3})
     size = 5 * 6 * 4 * 3
     monkeypatch.setattr("bnn.data.folder._most_bytes", lambda: size)
-    assert len(load_dataset(str(tmp_path)).train_labels) == 3
+    assert len(load_dataset(str(tmp_path)).train_targets) == 3
     monkeypatch.setattr("bnn.data.folder._most_bytes", lambda: size - 1)
     (tmp_path / "b" / "000.png").write_bytes(b"would be left out, with a warning")
     with pytest.raises(DataError) as error:
@@ -1078,8 +1078,8 @@ def test_download_mnist_once(
     assert sorted(server.requests) == [f"/{name}" for name in names]
     second = load_dataset("mnist", tmp_path / "new" / "data")
     assert len(server.requests) == 4
-    np.testing.assert_array_equal(first.train_images, second.train_images)
-    np.testing.assert_array_equal(first.train_images[:, 0], small_mnist.arrays["train-images-idx3-ubyte"])
+    np.testing.assert_array_equal(first.train_inputs, second.train_inputs)
+    np.testing.assert_array_equal(first.train_inputs[:, 0], small_mnist.arrays["train-images-idx3-ubyte"])
     assert capfd.readouterr() == ("", "")
 
 
@@ -1281,7 +1281,7 @@ def test_download_svhn(
         svhn, "FILES", tuple(replace(file, url=f"{server.url}/{file.name}") for file in svhn.FILES)
     )
     load_dataset("svhn", tmp_path)
-    assert len(load_dataset("svhn", tmp_path).train_images) == 12
+    assert len(load_dataset("svhn", tmp_path).train_inputs) == 12
     assert server.requests == ["/train_32x32.mat", "/test_32x32.mat"]
     assert files_below(tmp_path) == ["svhn", "svhn/test_32x32.mat", "svhn/train_32x32.mat"]
 

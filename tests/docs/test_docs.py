@@ -132,13 +132,13 @@ def test_a_quantizer_and_a_layer_of_ones_own(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     digits = load_dataset("digits")
-    x = (torch.from_numpy(digits.train_images) / 255 - 0.3064) / 0.3753
-    y = torch.from_numpy(digits.train_labels)
+    x = (torch.from_numpy(digits.train_inputs) / 255 - 0.3064) / 0.3753
+    y = torch.from_numpy(digits.train_targets)
     batches = [(x[rows], y[rows]) for _ in range(15) for rows in torch.randperm(len(x)).split(50)]
     names: dict[str, Any] = {"batches": batches}
     for code in blocks("your-own.md"):
         exec(code, names)
     net = bnn.load("mine.bnn")
-    assert np.mean(net.predict(digits.test_images) == digits.test_labels) > 0.75
+    assert np.mean(net.predict(digits.test_inputs) == digits.test_targets) > 0.75
     one_bit = [cost.one_bit_weights for cost in layer_costs(net.model) if cost.one_bit_weights]
     assert one_bit == [64 * 100, 100 * 100, 100 * 10]

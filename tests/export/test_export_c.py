@@ -167,7 +167,7 @@ def network_for_mnist(activation: type[Node], layers: int) -> PackedModel:
 def test_mnist(activation: type[Node], tmp_path: Path) -> None:
     """All 10,000 test images of MNIST get the runtime's prediction, from a network of random ±1 weights."""
     model = network_for_mnist(activation, 3)
-    images = load_dataset("mnist").test_images
+    images = load_dataset("mnist").test_inputs
     winners, _ = in_c(model, images, tmp_path, *STRICT, "-O2")
     assert (winners == Runner(model).predict(images)).sum() == 10_000
 

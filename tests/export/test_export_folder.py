@@ -148,7 +148,7 @@ def test_its_code_runs(folder: Path) -> None:
     """The README's Python predicts on the digits."""
     _, text = card(folder)
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    images = bnn.load_dataset("digits").test_images
+    images = bnn.load_dataset("digits").test_inputs
     names: dict[str, Any] = {"folder": folder, "x": images}
     exec(code, names)
     np.testing.assert_array_equal(names["net"].predict(images), bnn.load(folder).predict(images))

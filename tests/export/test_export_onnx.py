@@ -365,7 +365,7 @@ def test_all_of_mnist(architecture: str, mnist_dir: str, tmp_path: Path) -> None
     config = TrainConfig.from_recipe("mnist", model=architecture, width=256, epochs=1, validation=50_000)
     train(config, tmp_path, data_dir=mnist_dir)
     packed = PackedModel.load(tmp_path)
-    images = load_dataset("mnist", mnist_dir, download=False).test_images
+    images = load_dataset("mnist", mnist_dir, download=False).test_inputs
     result, expected = scores(content_of(packed), images), Runner(packed)(images)
     assert len(images) == 10_000
     np.testing.assert_array_equal(classes(result), classes(expected))

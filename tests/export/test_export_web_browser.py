@@ -56,7 +56,7 @@ def assert_equal(page: Page, model: PackedModel, images: Any) -> None:
 def test_a_hundred_mnist_images(page: Page, mnist_net: tuple[PackedModel, Path], mnist_dir: str) -> None:
     """100 of 100 of MNIST's test images get the runtime's prediction, from each build."""
     model, path = mnist_net
-    images = load_dataset("mnist", data_dir=mnist_dir, download=False).test_images[:100]
+    images = load_dataset("mnist", data_dir=mnist_dir, download=False).test_inputs[:100]
     assert_equal(page.open(path), model, images)
 
 

@@ -60,7 +60,7 @@ def test_a_stroke_is_framed_as_mnist_is(page: Page, drawing: Path) -> None:
 
 def test_framing_leaves_mnist_as_it_is(page: Page, drawing: Path, mnist_dir: str) -> None:
     """A digit of MNIST, enlarged ten times and moved to a corner, comes back nearly as it was."""
-    images = load_dataset("mnist", data_dir=mnist_dir, download=False).test_images[:20, 0]
+    images = load_dataset("mnist", data_dir=mnist_dir, download=False).test_inputs[:20, 0]
     page.open(drawing)
     differences = []
     for image in images:

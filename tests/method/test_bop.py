@@ -298,8 +298,8 @@ def test_copies_go_on_by_themselves() -> None:
 
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     data = load_dataset("digits")
-    x, x_test = ((torch.from_numpy(a) / 255 - 0.31) / 0.38 for a in (data.train_images, data.test_images))
-    return x, torch.from_numpy(data.train_labels), x_test, torch.from_numpy(data.test_labels)
+    x, x_test = ((torch.from_numpy(a) / 255 - 0.31) / 0.38 for a in (data.train_inputs, data.test_inputs))
+    return x, torch.from_numpy(data.train_targets), x_test, torch.from_numpy(data.test_targets)
 
 
 def mlp() -> nn.Sequential:

@@ -30,10 +30,10 @@ def first_images(mnist, monkeypatch):
     def first(train, test=10_000):
         data = dataclasses.replace(
             mnist,
-            train_images=mnist.train_images[:train],
-            train_labels=mnist.train_labels[:train],
-            test_images=mnist.test_images[:test],
-            test_labels=mnist.test_labels[:test],
+            train_inputs=mnist.train_inputs[:train],
+            train_targets=mnist.train_targets[:train],
+            test_inputs=mnist.test_inputs[:test],
+            test_targets=mnist.test_targets[:test],
         )
         monkeypatch.setattr("bnn.training.run.load_dataset", lambda name, folder: data)
         return data
@@ -43,7 +43,7 @@ def first_images(mnist, monkeypatch):
 
 def _run(tmp_path, data, model):
     """A short run on the first 10,000 images: (float frozen network, its packed form)."""
-    validation = len(data.train_images) - 10_000
+    validation = len(data.train_inputs) - 10_000
     config = TrainConfig.from_recipe("mnist", model=model, width=256, epochs=1, validation=validation)
     train(config, tmp_path)
     part, _, _ = split(data, config.validation, torch.device("cpu"))
@@ -65,14 +65,14 @@ def test_all_predictions_equal_the_frozen_networks(mnist, first_images, tmp_path
     """10,000 of 10,000 predictions are equal; logits differ by at most 1e-4 of the largest."""
     frozen, net = _run(tmp_path, first_images(11_000), "binaryconnect_mlp")
     contract = net.model.input
-    x = ((mnist.test_images / 255 - contract.mean[0]) / contract.std[0]).astype(np.float32)
+    x = ((mnist.test_inputs / 255 - contract.mean[0]) / contract.std[0]).astype(np.float32)
     with torch.no_grad():
         expected = frozen(torch.from_numpy(x)).numpy()
-    for images in (mnist.test_images, x):
+    for images in (mnist.test_inputs, x):
         got = net(images)
         assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
         np.testing.assert_array_equal(got.argmax(1), expected.argmax(1))
-    assert np.mean(expected.argmax(1) == mnist.test_labels) > 0.8
+    assert np.mean(expected.argmax(1) == mnist.test_targets) > 0.8
 
 
 def test_sign_activations_are_exact_from_raw_pixels(mnist, first_images, tmp_path):
@@ -83,10 +83,10 @@ def test_sign_activations_are_exact_from_raw_pixels(mnist, first_images, tmp_pat
     frozen, net = _run(tmp_path, first_images(11_000), "binarynet_mlp")
     frozen = frozen.double()
     contract = net.model.input
-    x = (torch.from_numpy(mnist.test_images).double() / 255 - contract.mean[0]) / contract.std[0]
+    x = (torch.from_numpy(mnist.test_inputs).double() / 255 - contract.mean[0]) / contract.std[0]
     with torch.no_grad():
         expected = frozen(x).float().numpy()
-    np.testing.assert_array_equal(net(mnist.test_images), expected)
+    np.testing.assert_array_equal(net(mnist.test_inputs), expected)
 
 
 def test_the_one_page_example(mnist_dir):

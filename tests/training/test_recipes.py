@@ -33,7 +33,7 @@ def test_cifar10_recipe_runs_200_steps(tmp_path, monkeypatch):
     data = Dataset("cifar10", images[:5200], labels[:5200], images[5200:], labels[5200:], CLASSES)
     monkeypatch.setattr(run_module, "load_dataset", lambda name, folder=None: data)
     config = TrainConfig.from_recipe("cifar10", width=8, validation=200, epochs=4)
-    assert (len(data.train_images) - config.validation) // config.batch_size * config.epochs == 200
+    assert (len(data.train_inputs) - config.validation) // config.batch_size * config.epochs == 200
     losses = []
     result = train(config, tmp_path, progress=Epochs(lambda row: losses.append(row.loss_train)))
     assert all(math.isfinite(loss) for loss in losses)

@@ -80,7 +80,7 @@ def test_a_run_writes_everything(tmp_path):
     assert stored["packed"] == result.packed
     data = load_dataset("digits")
     net = load(tmp_path / "model.bnn")
-    assert np.mean(net.predict(data.test_images) == data.test_labels) == result.packed == result.frozen
+    assert np.mean(net.predict(data.test_inputs) == data.test_targets) == result.packed == result.frozen
     assert net.model.input.labels == data.classes
     assert not [path for path in tmp_path.rglob("*") if "tmp" in path.name]
 
@@ -142,7 +142,7 @@ def test_what_is_validated_and_packed_is_what_is_tested(tmp_path):
     result = train(config, tmp_path, progress=Epochs(rows.append))
     data, device = load_dataset("digits"), torch.device("cpu")
     training, validation, _ = split(data, config.validation, device)
-    test = training.alike(data.test_images, data.test_labels)
+    test = training.alike(data.test_inputs, data.test_targets)
     trained = load_trained(tmp_path)
     tested = as_tested(config, trained, training)
     assert rows[-1].acc_val == result.validation == evaluate(tested, validation.batches())[1]
@@ -271,10 +271,10 @@ def test_trained_network_can_be_loaded(tmp_path):
     assert all(p.abs().max() <= 1 for p in latent_parameters(model))
     data = load_dataset("digits")
     net = load(tmp_path / "model.bnn")
-    x = np.float32((data.test_images / 255 - net.model.input.mean) / net.model.input.std)
+    x = np.float32((data.test_inputs / 255 - net.model.input.mean) / net.model.input.std)
     with torch.no_grad():
         predicted = freeze(model)(torch.from_numpy(x)).argmax(1)
-    np.testing.assert_array_equal(net.predict(data.test_images), predicted.numpy())
+    np.testing.assert_array_equal(net.predict(data.test_inputs), predicted.numpy())
     with pytest.raises(RunError, match=r"has no checkpoint\.pt"):
         load_trained(tmp_path / "elsewhere")
 
@@ -491,9 +491,9 @@ def test_validation_is_the_last_part():
     config = _config()
     training, validation, (mean, std) = split(data, config.validation, torch.device("cpu"))
     assert len(validation) == config.validation
-    np.testing.assert_array_equal(validation.images.numpy(), data.train_images[-config.validation :])
-    assert len(training) + len(validation) == len(data.train_images)
-    pixels = data.train_images[: len(training)] / 255
+    np.testing.assert_array_equal(validation.images.numpy(), data.train_inputs[-config.validation :])
+    assert len(training) + len(validation) == len(data.train_inputs)
+    pixels = data.train_inputs[: len(training)] / 255
     assert mean == [pytest.approx(pixels.mean())]
     assert std == [pytest.approx(pixels.std())]
 

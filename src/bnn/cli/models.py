@@ -43,9 +43,9 @@ def run_eval(options: argparse.Namespace) -> int:
     runner, path = load_model(options.model, activations=options.activations, **how)
     name = options.data or _data_of(runner.model, path)
     data = load_dataset(name, options.data_dir)
-    if data.test_images.shape[1:] != runner.model.input.shape:
+    if data.test_inputs.shape[1:] != runner.model.input.shape:
         raise UserError(
-            f"--data {name}: its images are {data.test_images.shape[1:]}, "
+            f"--data {name}: its images are {data.test_inputs.shape[1:]}, "
             f"the model takes {runner.model.input.shape}"
         )
     labels = runner.model.input.labels
@@ -55,14 +55,14 @@ def run_eval(options: argparse.Namespace) -> int:
         )
 
     def accuracy_of(runner: Runner) -> float:
-        return float(np.mean(runner.predict(data.test_images) == data.test_labels))
+        return float(np.mean(runner.predict(data.test_inputs) == data.test_targets))
 
     accuracy = accuracy_of(runner)
     exact = accuracy_of(load(path, **how)) if runner.activations == "int8" else accuracy
     weights = runner.model.about.get("weights", "unknown")
     result = {
         "accuracy": accuracy,
-        "n": len(data.test_labels),
+        "n": len(data.test_targets),
         "weights": weights,
         "engine": runner.engine,
         "isa": runner.isa,
@@ -75,7 +75,7 @@ def run_eval(options: argparse.Namespace) -> int:
         show(json.dumps(result))
     else:
         say(
-            f"{percent(accuracy)} of {len(data.test_labels):,} test images of {name} "
+            f"{percent(accuracy)} of {len(data.test_targets):,} test images of {name} "
             f"({printable(weights, NAME)} weights, {runner.engine} engine, {runner.isa})"
         )
         if runner.activations == "int8":

@@ -260,10 +260,10 @@ def _assemble(layout: Layout, read: Callable[[str], bytes], where: str) -> Datas
         check_labels(labels[k], 0, len(CLASSES) - 1, f"{where}: {name}")
     return Dataset(
         name="cifar10",
-        train_images=images[:-1].reshape(-1, 3, 32, 32),
-        train_labels=labels[:-1].reshape(-1),
-        test_images=images[-1].reshape(-1, 3, 32, 32),
-        test_labels=labels[-1],
+        train_inputs=images[:-1].reshape(-1, 3, 32, 32),
+        train_targets=labels[:-1].reshape(-1),
+        test_inputs=images[-1].reshape(-1, 3, 32, 32),
+        test_targets=labels[-1],
         classes=CLASSES,
     )
 

@@ -21,16 +21,16 @@ class Dataset:
 
     Attributes:
         name: shown to users, for example "mnist".
-        train_images, test_images: uint8, 0..255, (n, channels, height, width).
-        train_labels, test_labels: int64, (n,), each an index into `classes`.
+        train_inputs, test_inputs: uint8, 0..255, (n, channels, height, width).
+        train_targets, test_targets: int64, (n,), each an index into `classes`.
         classes: class names by label.
     """
 
     name: str
-    train_images: Images
-    train_labels: Labels
-    test_images: Images
-    test_labels: Labels
+    train_inputs: Images
+    train_targets: Labels
+    test_inputs: Images
+    test_targets: Labels
     classes: tuple[str, ...]
 
 

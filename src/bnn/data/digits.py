@@ -24,9 +24,9 @@ def load_digits() -> Dataset:
     labels = digits.target.astype(np.int64)
     return Dataset(
         name="digits",
-        train_images=images[:-TEST_COUNT],
-        train_labels=labels[:-TEST_COUNT],
-        test_images=images[-TEST_COUNT:],
-        test_labels=labels[-TEST_COUNT:],
+        train_inputs=images[:-TEST_COUNT],
+        train_targets=labels[:-TEST_COUNT],
+        test_inputs=images[-TEST_COUNT:],
+        test_targets=labels[-TEST_COUNT:],
         classes=tuple("0123456789"),
     )

@@ -81,14 +81,14 @@ def load_folder(root: Path) -> Dataset:
             count = share if apart else max(1, len(readable) // TEST_SHARE)
             test += readable[:count]
             train += readable[count:]
-    train_images, train_labels = _assemble(train, images)
-    test_images, test_labels = _assemble(test, images)
+    train_inputs, train_targets = _assemble(train, images)
+    test_inputs, test_targets = _assemble(test, images)
     return Dataset(
         name=root.resolve().name,
-        train_images=train_images,
-        train_labels=train_labels,
-        test_images=test_images,
-        test_labels=test_labels,
+        train_inputs=train_inputs,
+        train_targets=train_targets,
+        test_inputs=test_inputs,
+        test_targets=test_targets,
         classes=tuple(classes),
     )
 

@@ -53,14 +53,14 @@ def load_mnist(root: Path, download: bool) -> Dataset:
     Raises DataError for a file that is missing, damaged or not the official one.
     """
     folder = root / "mnist"
-    train_images, train_labels = _load_pair(FILES[0], FILES[1], folder, download)
-    test_images, test_labels = _load_pair(FILES[2], FILES[3], folder, download)
+    train_inputs, train_targets = _load_pair(FILES[0], FILES[1], folder, download)
+    test_inputs, test_targets = _load_pair(FILES[2], FILES[3], folder, download)
     return Dataset(
         name="mnist",
-        train_images=train_images[:, np.newaxis],
-        train_labels=train_labels.astype(np.int64),
-        test_images=test_images[:, np.newaxis],
-        test_labels=test_labels.astype(np.int64),
+        train_inputs=train_inputs[:, np.newaxis],
+        train_targets=train_targets.astype(np.int64),
+        test_inputs=test_inputs[:, np.newaxis],
+        test_targets=test_targets.astype(np.int64),
         classes=tuple("0123456789"),
     )
 

@@ -34,14 +34,14 @@ def load_svhn(root: Path, download: bool) -> Dataset:
     scipy.
     """
     folder = root / "svhn"
-    train_images, train_labels = _load_file(FILES[0], folder, download)
-    test_images, test_labels = _load_file(FILES[1], folder, download)
+    train_inputs, train_targets = _load_file(FILES[0], folder, download)
+    test_inputs, test_targets = _load_file(FILES[1], folder, download)
     return Dataset(
         name="svhn",
-        train_images=train_images,
-        train_labels=train_labels,
-        test_images=test_images,
-        test_labels=test_labels,
+        train_inputs=train_inputs,
+        train_targets=train_targets,
+        test_inputs=test_inputs,
+        test_targets=test_targets,
         classes=tuple("0123456789"),
     )
 

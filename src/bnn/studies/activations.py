@@ -102,15 +102,15 @@ def run(variant: str, seed: int, options: Options, folder: Path) -> dict[str, An
     """Trains a variant as the source does; loss and accuracy on training and test set after each epoch."""
     recipe = RECIPES[variant]
     data = load_dataset(options.data, options.data_dir)
-    x, test_x = (torch.from_numpy(v).float() / 255 for v in (data.train_images, data.test_images))
-    y, test_y = torch.from_numpy(data.train_labels), torch.from_numpy(data.test_labels)
+    x, test_x = (torch.from_numpy(v).float() / 255 for v in (data.train_inputs, data.test_inputs))
+    y, test_y = torch.from_numpy(data.train_targets), torch.from_numpy(data.test_targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build(recipe, x[0].numel(), len(data.classes), options.width)
         history, largest = _train(model, recipe, (x, y), (test_x, test_y), options.epochs)
         frozen = freeze(model)
     packed = Runner(pack(frozen, test_x[:2], mean=(0.0,), std=(1.0,)))
-    right = packed.predict(data.test_images) == data.test_labels
+    right = packed.predict(data.test_inputs) == data.test_targets
     last = dict(zip(COLUMNS, history[-1], strict=True))
     return {
         "accuracy": last["acc_test"],

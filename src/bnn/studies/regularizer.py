@@ -64,7 +64,7 @@ def run(variant: str, seed: int, options: Options, folder: Path) -> dict[str, An
     data = load_dataset(options.data, options.data_dir)
     device = torch.device(options.device)
     training, _, _ = split(data, config.validation, device)
-    test = training.alike(data.test_images, data.test_labels)
+    test = training.alike(data.test_inputs, data.test_targets)
     model = freeze(load_trained(folder), "real" if variant == "stochastic" else "sign").to(device)
     loss = LOSSES[config.loss]
     train_loss, train_accuracy = evaluate(model, training.batches(), loss)

@@ -54,9 +54,9 @@ def run(variant: str, seed: int, options: Options, folder: Path) -> dict[str, An
     contract = load(folder / "model.bnn", engine="reference").model.input
     data = load_dataset(options.data, options.data_dir)
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (contract.mean, contract.std))
-    training, test = ((torch.from_numpy(v) / 255 - mean) / std for v in (data.train_images, data.test_images))
+    training, test = ((torch.from_numpy(v) / 255 - mean) / std for v in (data.train_inputs, data.test_inputs))
     calibration = training[: len(training) - config.validation][:10_000]
-    labels = torch.from_numpy(data.test_labels)
+    labels = torch.from_numpy(data.test_targets)
     result: dict[str, Any] = {}
     for suffix in ("", ", recalibrated"):
         found: dict[str, list[Tensor]] = {"sign": [], "sample": [], "real": []}

@@ -125,7 +125,7 @@ def _train(
     data = load_dataset(config.data, data_dir)
     training, validation, normalisation = split(data, config.validation, world.device)
     batches = Batches.of(config, len(training), world)
-    state = begin(config, data.train_images.shape[1:], len(data.classes), batches.steps, world.device)
+    state = begin(config, data.train_inputs.shape[1:], len(data.classes), batches.steps, world.device)
     batches.check(state.model, world)
     world.on_rank_0(lambda: claim(out, config, force))  # only now: what was wrong has shown itself
     if resume and (content := world.on_rank_0(lambda: find_checkpoint(out, config))):
@@ -196,7 +196,7 @@ def _finish(run: Run, out: Path, data: Dataset, normalisation: tuple[list[float]
     packed = pack(frozen, example, mean=mean, std=std, labels=data.classes, about=about)
     write_atomically(out / "model.bnn", packed.to_bytes())
 
-    test = training.alike(data.test_images, data.test_labels)
+    test = training.alike(data.test_inputs, data.test_targets)
     loss = LOSSES[config.loss]
     own = PackedModel.load(out / "model.bnn", max_memory=None)  # no stranger's, so of any size
     runner = Runner(own, max_memory=None, max_work=None)
@@ -205,7 +205,7 @@ def _finish(run: Run, out: Path, data: Dataset, normalisation: tuple[list[float]
     result = Result(
         trained=trained,
         frozen=accuracy,
-        packed=float(np.mean(runner.predict(data.test_images) == data.test_labels)),
+        packed=float(np.mean(runner.predict(data.test_inputs) == data.test_targets)),
         trained_weights="real" if stochastic else shipped,
         frozen_weights=shipped,
         recalibrated=recalibrates(config, model),

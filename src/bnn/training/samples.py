@@ -99,25 +99,25 @@ def split(
     data: Dataset, validation: int, device: torch.device
 ) -> tuple[Samples, Samples | None, tuple[list[float], list[float]]]:
     """The samples to train on, those to validate on, and (mean, std) of each channel of the first."""
-    n = len(data.train_images) - validation
+    n = len(data.train_inputs) - validation
     if n < 2:
         raise ConfigError(
-            f"validation = {validation} of {len(data.train_images)} leaves {max(n, 0)} to train on"
+            f"validation = {validation} of {len(data.train_inputs)} leaves {max(n, 0)} to train on"
         )
     # From a histogram: exact, and no copy of the images in floating point.
     mean, std = [], []
-    for channel in range(data.train_images.shape[1]):
-        counts = np.bincount(data.train_images[:n, channel].reshape(-1), minlength=256)
+    for channel in range(data.train_inputs.shape[1]):
+        counts = np.bincount(data.train_inputs[:n, channel].reshape(-1), minlength=256)
         levels = np.arange(256) / 255
         average = float(counts @ levels / counts.sum())
         mean.append(average)
         std.append(float(np.sqrt(counts @ (levels - average) ** 2 / counts.sum())) or 1.0)
     shape = (1, -1, 1, 1)
     training = Samples(
-        torch.from_numpy(data.train_images[:n]).to(device),
-        torch.from_numpy(data.train_labels[:n]).to(device),
+        torch.from_numpy(data.train_inputs[:n]).to(device),
+        torch.from_numpy(data.train_targets[:n]).to(device),
         torch.tensor(mean).view(shape).to(device),
         torch.tensor(std).view(shape).to(device),
     )
-    held = training.alike(data.train_images[n:], data.train_labels[n:]) if validation else None
+    held = training.alike(data.train_inputs[n:], data.train_targets[n:]) if validation else None
     return training, held, (mean, std)
